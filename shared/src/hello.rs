@@ -1,0 +1,306 @@
+//! Control messages: the JSON that Gateway and Agent exchange on Stream 0, and the greeting's rules.
+//!
+//! ```text
+//!   Agent                                  Gateway
+//!     │ hello (versions, identity, session?) ─▶│ picks the highest common version
+//!     │◀──────────────── welcome or refused ───│
+//!     │ config (mapping table, hash) ─────────▶│ swaps the table at once
+//!     │◀──────────────────────── config-ack ───│ the Session serves traffic from here on
+//!     │ hello with session on Links 2..n ─────▶│ joins
+//! ```
+//! Unknown fields are ignored and unknown messages answered with `unsupported`, so either side can be upgraded
+//! first. Pure: text in, values out.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The WebSocket sub-protocol; its number is the major version of the protocol.
+pub const SUB_PROTOCOL: &str = "octoporty.v1";
+/// Lowest minor version that this code speaks.
+pub const VERSION_MIN: u32 = 1;
+/// Highest minor version that this code speaks.
+pub const VERSION_MAX: u32 = 1;
+/// Path of the tunnel endpoint on the Gateway's own host.
+pub const TUNNEL_PATH: &str = "/tunnel";
+/// Seconds within which the greeting must be complete.
+pub const GREETING_SECONDS: u64 = 10;
+
+/// The Agent introduces itself.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hello {
+    /// Lowest protocol version spoken.
+    pub min_version: u32,
+    /// Highest protocol version spoken.
+    pub max_version: u32,
+    /// Version of the program.
+    pub agent_version: String,
+    /// UUID made at first start; the same Agent after a restart has the same.
+    pub agent_id: String,
+    /// Host name, for people.
+    #[serde(default)]
+    pub agent_name: String,
+    /// The Gateway's domain as the Agent was configured with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fqdn: Option<String>,
+    /// Session to join, for Links after the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Bytes of request body that the Gateway may send on a new Stream before it gets more Credit.
+    pub credit: u32,
+    /// Hash of the Agent's landing page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landing_page_hash: Option<String>,
+    /// Hash of the Agent's mapping table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mappings_hash: Option<String>,
+}
+
+/// The Gateway accepts.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Welcome {
+    /// Protocol version chosen.
+    pub version: u32,
+    /// Version of the program.
+    pub gateway_version: String,
+    /// Number of the Session, secret: whoever knows it and the key may join.
+    pub session: String,
+    /// Counts the Sessions of this Agent; the highest wins.
+    pub generation: u64,
+    /// Silence after which the Gateway sends a Beat; twice as much and the Link is dead.
+    pub heartbeat_seconds: u64,
+    /// Most Streams that the Gateway will open at the same time.
+    pub max_streams: u32,
+    /// Links that the Session should have, 1-8.
+    pub links: u8,
+    /// How long the Gateway has run, seconds.
+    pub uptime_seconds: u64,
+    /// Hash of the landing page that it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landing_page_hash: Option<String>,
+    /// Hash of the mapping table that it holds for this Agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mappings_hash: Option<String>,
+}
+
+/// The Gateway declines, then closes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Refused {
+    /// Machine-readable: `version`, `session-unknown`, `hello-invalid`, `too-many-agents`, `draining`.
+    pub code: String,
+    /// A sentence for the operator.
+    pub message: String,
+}
+
+/// One row of the mapping table, as the Gateway needs it. Targets stay with the Agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConfigMapping {
+    /// Mapping id, 32 or 36 characters of hexadecimal.
+    pub id: String,
+    /// Host name, exact or `*.example.com`.
+    pub domain: String,
+    /// What the operator calls it.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// The Agent's whole table of enabled mappings.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// Echoed in the answer.
+    pub request: u64,
+    /// Hash of the table, [`table_hash`].
+    pub hash: String,
+    /// The table.
+    pub mappings: Vec<ConfigMapping>,
+}
+
+/// What became of one mapping.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RouteReport {
+    /// Mapping id.
+    pub id: String,
+    /// `ok`, `pending` or `error`.
+    pub state: String,
+    /// What is wrong, when `state` is `error`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The table is in force.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ConfigAck {
+    /// The number of the `config`.
+    pub request: u64,
+    /// Its hash.
+    pub hash: String,
+    /// One row per mapping.
+    pub routes: Vec<RouteReport>,
+}
+
+/// Control messages to the Gateway.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum ToGateway {
+    /// Opens the greeting; the first message of every Link.
+    Hello(Hello),
+    /// The mapping table, after the greeting and after each change.
+    Config(Config),
+    /// The Agent is shutting down: no new Streams, please.
+    Draining,
+    /// The Agent closes the Session.
+    Bye,
+    /// An answer to a message that this side does not know.
+    Unsupported {
+        /// The type of the message.
+        what: String,
+    },
+}
+
+/// Control messages to the Agent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum ToAgent {
+    /// The greeting succeeded.
+    Welcome(Welcome),
+    /// The greeting failed.
+    Refused(Refused),
+    /// Answers `config`.
+    ConfigAck(ConfigAck),
+    /// The Gateway is shutting down: it opens no new Streams.
+    Draining,
+    /// The Gateway closes the Session.
+    Bye,
+    /// An answer to a message that this side does not know.
+    Unsupported {
+        /// The type of the message.
+        what: String,
+    },
+}
+
+/// Names of all control messages, for `docs/protocol.md`.
+pub const CONTROL_MESSAGES: [&str; 8] =
+    ["hello", "welcome", "refused", "config", "config-ack", "draining", "bye", "unsupported"];
+
+/// Why a control message cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ControlFault {
+    /// A type that this version does not know: answer `unsupported`, go on.
+    Unknown(String),
+    /// A known type with wrong content, or no JSON at all: a protocol error.
+    Malformed(String),
+}
+
+impl fmt::Display for ControlFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlFault::Unknown(what) => write!(f, "unknown control message {what:?}"),
+            ControlFault::Malformed(why) => write!(f, "malformed control message: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for ControlFault {}
+
+#[derive(Deserialize)]
+struct Typed {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+fn parse<'j, T: Deserialize<'j>>(json: &'j [u8]) -> Result<T, ControlFault> {
+    serde_json::from_slice(json).map_err(|fault| match serde_json::from_slice::<Typed>(json) {
+        Ok(typed) if !CONTROL_MESSAGES.contains(&typed.kind.as_str()) => {
+            ControlFault::Unknown(typed.kind.chars().take(64).collect())
+        }
+        _ => ControlFault::Malformed(fault.to_string()),
+    })
+}
+
+impl ToGateway {
+    /// Reads a message from an Agent.
+    pub fn parse(json: &[u8]) -> Result<ToGateway, ControlFault> {
+        parse(json)
+    }
+
+    /// The message as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("control messages have string keys only")
+    }
+}
+
+impl ToAgent {
+    /// Reads a message from a Gateway.
+    pub fn parse(json: &[u8]) -> Result<ToAgent, ControlFault> {
+        parse(json)
+    }
+
+    /// The message as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("control messages have string keys only")
+    }
+}
+
+/// The highest version both sides speak.
+pub fn common_version(min: u32, max: u32) -> Option<u32> {
+    let highest = max.min(VERSION_MAX);
+    (min <= max && highest >= min.max(VERSION_MIN)).then_some(highest)
+}
+
+/// Hash of a mapping table: SHA-256 over `id domain` lines sorted by id, 32 hexadecimal digits of it.
+pub fn table_hash(mappings: &[ConfigMapping]) -> String {
+    use sha2::{Digest, Sha256};
+    let mut rows: Vec<_> = mappings.iter().map(|m| format!("{} {} {}\n", m.id, m.domain, m.name)).collect();
+    rows.sort();
+    let mut hash = Sha256::new();
+    rows.iter().for_each(|row| hash.update(row.as_bytes()));
+    hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_are_ignored_and_unknown_messages_named() {
+        let refused = br#"{"type":"refused","code":"version","message":"no","since":"2.0"}"#;
+        let expected = Refused { code: "version".into(), message: "no".into() };
+        assert_eq!(ToAgent::parse(refused), Ok(ToAgent::Refused(expected)));
+        assert_eq!(
+            ToAgent::parse(br#"{"type":"new-thing","x":1}"#),
+            Err(ControlFault::Unknown("new-thing".into()))
+        );
+        assert!(matches!(ToAgent::parse(br#"{"type":"refused"}"#), Err(ControlFault::Malformed(_))));
+        assert!(matches!(ToAgent::parse(b"\xff"), Err(ControlFault::Malformed(_))));
+    }
+
+    #[test]
+    fn the_highest_common_version_is_chosen() {
+        assert_eq!(common_version(VERSION_MIN, VERSION_MAX + 5), Some(VERSION_MAX));
+        assert_eq!(common_version(VERSION_MAX + 1, VERSION_MAX + 5), None);
+        assert_eq!(common_version(3, 1), None);
+    }
+
+    #[test]
+    fn every_message_names_itself_as_listed() {
+        let messages = [
+            ToGateway::Draining.to_json(),
+            ToGateway::Bye.to_json(),
+            ToGateway::Unsupported { what: "x".into() }.to_json(),
+            ToAgent::Draining.to_json(),
+        ];
+        for json in messages {
+            let typed: Typed = serde_json::from_slice(&json).unwrap();
+            assert!(CONTROL_MESSAGES.contains(&typed.kind.as_str()), "{}", typed.kind);
+        }
+    }
+
+    #[test]
+    fn the_table_hash_ignores_the_order_of_rows() {
+        let row = |id: &str| ConfigMapping { id: id.into(), domain: "a.test".into(), name: String::new() };
+        assert_eq!(table_hash(&[row("1"), row("2")]), table_hash(&[row("2"), row("1")]));
+        assert_ne!(table_hash(&[row("1")]), table_hash(&[row("2")]));
+    }
+}
