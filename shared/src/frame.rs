@@ -34,6 +34,10 @@ pub const SWITCHED: u8 = 2;
 pub const INTERIM: u8 = 4;
 /// Flag of `Data`: the last of its direction; no `End` follows.
 pub const END: u8 = 1;
+/// Flag of `Data` and `End`: the payload begins with its position, the number of bytes of this direction before it
+/// (u64 big-endian). Once a direction has sent one such Frame all its later ones have it, because they may travel
+/// over any Link of the Session.
+pub const AT: u8 = 2;
 /// Flag of `Control`: the message goes on in the next `Control` Frame.
 pub const MORE: u8 = 1;
 
@@ -153,6 +157,8 @@ pub enum Frame<'b> {
         stream: u32,
         /// The last of its direction.
         end: bool,
+        /// Position, if it may have come over any Link.
+        at: Option<u64>,
         /// At most [`MAX_DATA`].
         bytes: &'b [u8],
     },
@@ -160,6 +166,8 @@ pub enum Frame<'b> {
     End {
         /// Stream number.
         stream: u32,
+        /// Position, if it may have come over any Link.
+        at: Option<u64>,
         /// Raw trailer lines (`Name: value\r\n` each), empty when there are none.
         trailers: &'b [u8],
     },
@@ -227,6 +235,38 @@ pub fn header(kind: Kind, flags: u8, stream: u32) -> [u8; HEADER] {
     [kind as u8, flags, 0, 0, s[0], s[1], s[2], s[3]]
 }
 
+/// What stands before the bytes of a `Data` Frame: its header, and its position if it has one.
+pub struct DataPrefix {
+    bytes: [u8; HEADER + 8],
+    len: usize,
+}
+
+impl AsRef<[u8]> for DataPrefix {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// Makes what stands before the bytes of a `Data` Frame.
+pub fn data_prefix(stream: u32, end: bool, at: Option<u64>) -> DataPrefix {
+    let mut bytes = [0; HEADER + 8];
+    bytes[..HEADER].copy_from_slice(&header(Kind::Data, flag(end, END) | flag(at.is_some(), AT), stream));
+    bytes[HEADER..].copy_from_slice(&at.unwrap_or(0).to_be_bytes());
+    DataPrefix { bytes, len: if at.is_some() { HEADER + 8 } else { HEADER } }
+}
+
+/// Splits the position off, if the flags say that there is one.
+fn position<'b>(
+    kind: &'static str,
+    flags: u8,
+    payload: &'b [u8],
+) -> Result<(Option<u64>, &'b [u8]), FrameFault> {
+    if flags & AT == 0 {
+        return Ok((None, payload));
+    }
+    Ok((Some(number_at(kind, payload, 0)?), &payload[8..]))
+}
+
 impl<'b> Frame<'b> {
     /// Reads one Frame meant for `reader`. `Ok(None)` is a type from 0x80 up that this version may ignore.
     pub fn decode(bytes: &'b [u8], reader: Side) -> Result<Option<Frame<'b>>, FrameFault> {
@@ -262,18 +302,30 @@ impl<'b> Frame<'b> {
                 head: payload,
             },
             Kind::Open | Kind::Head => return Err(FrameFault::WrongSide(kind)),
-            Kind::Data if payload.len() > MAX_DATA => return Err(FrameFault::TooLong(kind, payload.len())),
-            Kind::Data => Frame::Data { stream, end: flags & END != 0, bytes: payload },
-            Kind::End if payload.len() > MAX_TRAILERS => {
-                return Err(FrameFault::TooLong(kind, payload.len()));
+            Kind::Data => {
+                let (at, bytes) = position("Data", flags, payload)?;
+                if bytes.len() > MAX_DATA {
+                    return Err(FrameFault::TooLong(kind, bytes.len()));
+                }
+                Frame::Data { stream, end: flags & END != 0, at, bytes }
             }
-            Kind::End => Frame::End { stream, trailers: payload },
+            Kind::End => {
+                let (at, trailers) = position("End", flags, payload)?;
+                if trailers.len() > MAX_TRAILERS {
+                    return Err(FrameFault::TooLong(kind, trailers.len()));
+                }
+                Frame::End { stream, at, trailers }
+            }
             Kind::Reset => {
                 let (code, text) = payload
                     .split_at_checked(2)
                     .ok_or(FrameFault::Short { kind: "Reset", len: payload.len() })?;
                 let text = std::str::from_utf8(text).map_err(|_| FrameFault::BadText(kind))?;
-                Frame::Reset { stream, reason: Reason::from_code(u16::from_be_bytes([code[0], code[1]])), text }
+                Frame::Reset {
+                    stream,
+                    reason: Reason::from_code(u16::from_be_bytes([code[0], code[1]])),
+                    text,
+                }
             }
             Kind::Credit => {
                 let bytes: [u8; 4] = payload
@@ -306,17 +358,17 @@ impl<'b> Frame<'b> {
             }
             Frame::Open(open) => open.encode(out),
             Frame::Head { stream, body, switched, interim, head } => {
-                let flags =
-                    flag(body, BODY) | flag(switched, SWITCHED) | flag(interim, INTERIM);
+                let flags = flag(body, BODY) | flag(switched, SWITCHED) | flag(interim, INTERIM);
                 out.extend_from_slice(&header(Kind::Head, flags, stream));
                 out.extend_from_slice(head);
             }
-            Frame::Data { stream, end, bytes } => {
-                out.extend_from_slice(&header(Kind::Data, flag(end, END), stream));
+            Frame::Data { stream, end, at, bytes } => {
+                out.extend_from_slice(data_prefix(stream, end, at).as_ref());
                 out.extend_from_slice(bytes);
             }
-            Frame::End { stream, trailers } => {
-                out.extend_from_slice(&header(Kind::End, 0, stream));
+            Frame::End { stream, at, trailers } => {
+                out.extend_from_slice(&header(Kind::End, flag(at.is_some(), AT), stream));
+                out.extend(at.iter().flat_map(|at| at.to_be_bytes()));
                 out.extend_from_slice(trailers);
             }
             Frame::Reset { stream, reason, text } => {
@@ -430,8 +482,10 @@ mod tests {
             let (body, switched, interim) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
             check(Frame::Head { stream: 1, body, switched, interim, head: b"x" }, Side::Gateway);
         }
-        check(Frame::Data { stream: 9, end: true, bytes: &[7; MAX_DATA] }, Side::Agent);
-        check(Frame::End { stream: 9, trailers: b"a: b\r\n" }, Side::Gateway);
+        for at in [None, Some(1 << 40)] {
+            check(Frame::Data { stream: 9, end: true, at, bytes: &[7; MAX_DATA] }, Side::Agent);
+            check(Frame::End { stream: 9, at, trailers: b"a: b\r\n" }, Side::Gateway);
+        }
         check(Frame::Reset { stream: 9, reason: Reason::UpstreamDns, text: "no such host" }, Side::Gateway);
         check(Frame::Credit { stream: u32::MAX, bytes: 1 }, Side::Agent);
     }
@@ -484,7 +538,7 @@ mod tests {
         fn what_decodes_encodes_to_the_same_frame(
             bytes in proptest::collection::vec(any::<u8>(), 0..100), kind in 1u8..10, stream in 0u32..3,
         ) {
-            let mut typed = header(Kind::from_number(kind).unwrap(), 1, stream).to_vec();
+            let mut typed = header(Kind::from_number(kind).unwrap(), kind % 4, stream).to_vec();
             typed.extend_from_slice(&bytes);
             for side in [Side::Agent, Side::Gateway] {
                 if let Ok(Some(frame)) = Frame::decode(&typed, side) {

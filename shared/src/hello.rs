@@ -23,6 +23,8 @@ pub const VERSION_MIN: u32 = 1;
 pub const VERSION_MAX: u32 = 1;
 /// Path of the tunnel endpoint on the Gateway's own host.
 pub const TUNNEL_PATH: &str = "/tunnel";
+/// WebSocket close code: a newer Session of the same Agent took over.
+pub const CLOSE_REPLACED: u16 = 4001;
 /// Seconds within which the greeting must be complete.
 pub const GREETING_SECONDS: u64 = 10;
 

@@ -5,6 +5,7 @@
 
 // Pure: the tunnel's protocol.
 pub mod alive;
+pub mod assembly;
 pub mod backoff;
 pub mod credit;
 pub mod frame;
@@ -14,9 +15,26 @@ pub mod schedule;
 pub mod streams;
 pub mod ws;
 
+// Pure: HTTP and names.
+pub mod body;
+pub mod forwarded;
+pub mod head;
+pub mod hostname;
+pub mod mapping;
+pub mod target;
+
 // With sockets and threads.
 pub mod link;
 pub mod monotime;
+pub mod os;
 pub mod outbox;
 pub mod poll;
+pub mod spread;
 pub mod threads;
+
+// Being a daemon.
+pub mod clock;
+pub mod logging;
+pub mod secret;
+pub mod settings;
+pub mod stop;

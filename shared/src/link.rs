@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use tungstenite::Message;
 use tungstenite::protocol::{Role, WebSocketContext};
 
 use crate::alive::Signs;
-use crate::frame::{Frame, MAX_CONTROL, MAX_CONTROL_PART, MAX_DATA, Side};
+use crate::frame::{self, Frame, MAX_CONTROL, MAX_CONTROL_PART, MAX_DATA, Side};
 use crate::monotime;
 use crate::poll::Handle;
 use crate::schedule::Schedule;
@@ -103,6 +103,9 @@ pub struct Link {
     busy: AtomicBool,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    streams: AtomicUsize,
+    /// The WebSocket close code that the peer sent; 0 for none.
+    close_code: AtomicU16,
 }
 
 impl fmt::Debug for Link {
@@ -115,7 +118,8 @@ impl fmt::Debug for Link {
 /// peers as a second net. Options that a kernel lacks are left out silently: none is needed for correctness.
 pub fn tune(socket: &TcpStream) {
     let socket = SockRef::from(socket);
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     for (option, result) in [
         ("TCP_NODELAY", socket.set_tcp_nodelay(true)),
         ("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT)),
@@ -170,6 +174,8 @@ impl Link {
             busy: AtomicBool::new(false),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            streams: AtomicUsize::new(0),
+            close_code: AtomicU16::new(0),
         }))
     }
 
@@ -212,6 +218,26 @@ impl Link {
     /// Remembers a window that a Stream grew to.
     pub fn note_window(&self, size: u32) {
         self.good_window.fetch_max(size, Relaxed);
+    }
+
+    /// The WebSocket close code that the peer sent; 0 if it sent none.
+    pub fn close_code(&self) -> u16 {
+        self.close_code.load(Relaxed)
+    }
+
+    /// Open Streams that it carries.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Relaxed)
+    }
+
+    /// A Stream was given to it.
+    pub fn stream_begins(&self) {
+        self.streams.fetch_add(1, Relaxed);
+    }
+
+    /// A Stream that it carried has ended.
+    pub fn stream_ends(&self) {
+        self.streams.fetch_sub(1, Relaxed);
     }
 
     /// Whether it has been closed, by whomever.
@@ -286,27 +312,28 @@ impl Link {
         }
     }
 
-    /// Queues bytes of a Stream as `Data` Frames; the caller asked for room. With `end`, the last one says so.
-    pub fn data(&self, stream: u32, bytes: &[u8], end: bool) {
+    /// Queues bytes of a Stream as `Data` Frames; the caller asked for room. With `end`, the last one says so. With
+    /// `at`, each says at which position of its direction it belongs.
+    pub fn data(&self, stream: u32, bytes: &[u8], end: bool, mut at: Option<u64>) {
         let mut sending = lock(&self.sending);
         let mut pieces = bytes.chunks(MAX_DATA).peekable();
         if bytes.is_empty() && end {
-            self.piece(&mut sending, stream, b"", true);
+            self.piece(&mut sending, stream, b"", true, at);
         }
         while let Some(piece) = pieces.next() {
             let end = end && pieces.peek().is_none();
-            self.piece(&mut sending, stream, piece, end);
+            self.piece(&mut sending, stream, piece, end, at);
+            at = at.map(|at| at + piece.len() as u64);
         }
     }
 
-    fn piece(&self, sending: &mut Sending, stream: u32, bytes: &[u8], end: bool) {
-        let header =
-            crate::frame::header(crate::frame::Kind::Data, if end { crate::frame::END } else { 0 }, stream);
+    fn piece(&self, sending: &mut Sending, stream: u32, bytes: &[u8], end: bool, at: Option<u64>) {
+        let prefix = frame::data_prefix(stream, end, at);
         if sending.fast() {
-            ws::append_binary(&mut sending.out, self.masked(), &[&header, bytes]);
+            ws::append_binary(&mut sending.out, self.masked(), &[prefix.as_ref(), bytes]);
         } else if !sending.closed {
-            let mut frame = Vec::with_capacity(header.len() + bytes.len());
-            frame.extend_from_slice(&header);
+            let mut frame = Vec::with_capacity(prefix.as_ref().len() + bytes.len());
+            frame.extend_from_slice(prefix.as_ref());
             frame.extend_from_slice(bytes);
             sending.schedule.push(stream, frame, false);
         }
@@ -323,6 +350,11 @@ impl Link {
         } else if !sending.closed {
             sending.schedule.reset(stream, bytes);
         }
+    }
+
+    /// How many bytes of Data would go out at once, without queueing: all of a batch or nothing.
+    pub fn room_at_once(&self) -> usize {
+        if lock(&self.sending).fast() { BATCH } else { 0 }
     }
 
     /// How many bytes of Data the Stream may queue now. With 0, the poller is asked to resume `token` when there is
@@ -527,7 +559,9 @@ impl Link {
                 }
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Ok(()),
                 Ok(Message::Close(frame)) => {
-                    let text = frame.map_or_else(String::new, |f| format!(" ({} {})", u16::from(f.code), f.reason));
+                    self.close_code.store(frame.as_ref().map_or(0, |f| f.code.into()), Relaxed);
+                    let text =
+                        frame.map_or_else(String::new, |f| format!(" ({} {})", u16::from(f.code), f.reason));
                     self.pass_reply(&mut inlet.reply);
                     break format!("closed by the peer{text}");
                 }
@@ -649,7 +683,7 @@ fn next_batch(sending: &mut Sending, masked: bool) -> (Batch, Vec<usize>) {
         return (Batch::Wire(std::mem::take(&mut sending.rest)), Vec::new());
     }
     while sending.out.len() < BATCH
-        && let Some(frame) = sending.schedule.next()
+        && let Some(frame) = sending.schedule.pop()
     {
         ws::append_binary(&mut sending.out, masked, &[&frame]);
     }

@@ -1,8 +1,8 @@
 //! What the Operator wrote down: one public host name and the private service behind it.
 //!
-//! Every part is parsed once, here, so that whoever holds a [`Mapping`] need not look again. Where mappings are kept
-//! is left to the Agent's store, which addresses are forbidden to [`crate::target`], the public name to
-//! [`crate::hostname`].
+//! Every part is parsed once, here, so that whoever holds a [`Mapping`] need not look again. Where mappings
+//! are kept is left to the Agent's store, which addresses are forbidden to [`crate::target`], the public name
+//! to [`crate::hostname`].
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -57,7 +57,8 @@ impl Mapping {
 
 /// The identity of a [`Mapping`]: a UUID.
 ///
-/// `Display` is the lower-case form of the API; the database holds [`MappingId::database_form`]. Both are read.
+/// `Display` is the lower-case form of the API; the database holds [`MappingId::database_form`]. Both are
+/// read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MappingId([u8; 16]);
 
@@ -244,7 +245,8 @@ impl UpstreamHost {
         if text.contains(['/', ':', '@', '?', '#', '\\']) {
             return Err(UpstreamHostFault::NotOnlyAHost);
         }
-        // The underscore is no host name character (RFC 952), but container names have it and resolvers take it.
+        // The underscore is no host name character (RFC 952), but container names have it and resolvers take
+        // it.
         if let Some(c) = text.chars().find(|&c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')))
         {
             return Err(UpstreamHostFault::Character(c));
@@ -256,7 +258,8 @@ impl UpstreamHost {
                 return Err(UpstreamHostFault::Label(label.to_owned()));
             }
         }
-        // Resolvers read `127.1` and `0x7f000001` as addresses (inet_aton); no top-level name looks like that.
+        // Resolvers read `127.1` and `0x7f000001` as addresses (inet_aton); no top-level name looks like
+        // that.
         let last = labels.rsplit('.').next().unwrap_or(labels);
         let hexadecimal =
             last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));

@@ -62,7 +62,7 @@ impl Schedule {
     }
 
     /// The Frame that goes next.
-    pub fn next(&mut self) -> Option<Vec<u8>> {
+    pub fn pop(&mut self) -> Option<Vec<u8>> {
         if let Some(frame) = self.control.pop_front() {
             self.control_bytes -= frame.len();
             return Some(frame);
@@ -107,7 +107,10 @@ mod tests {
     use super::*;
 
     fn order(schedule: &mut Schedule) -> String {
-        std::iter::from_fn(|| schedule.next()).map(|f| String::from_utf8(f).unwrap()).collect::<Vec<_>>().join(" ")
+        std::iter::from_fn(|| schedule.pop())
+            .map(|f| String::from_utf8(f).unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -161,7 +164,7 @@ mod tests {
             }
             let mut seen: HashMap<u32, Vec<Vec<u8>>> = HashMap::new();
             let mut since: HashMap<u32, usize> = HashMap::new();
-            while let Some(frame) = s.next() {
+            while let Some(frame) = s.pop() {
                 let stream = u32::from(frame[0]);
                 let others = expected.len();
                 for (other, turns) in &mut since {

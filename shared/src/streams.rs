@@ -154,7 +154,10 @@ mod tests {
         assert_eq!(streams.open(Arc::new(()), 2), Err(NoStream::Full));
         streams.remove(1);
         assert_eq!(streams.open(Arc::new(()), 2), Ok(3));
-        assert_eq!((kind(streams.get(1)), kind(streams.get(3)), kind(streams.get(4))), ("ended", "open", "never"));
+        assert_eq!(
+            (kind(streams.get(1)), kind(streams.get(3)), kind(streams.get(4))),
+            ("ended", "open", "never")
+        );
     }
 
     #[test]

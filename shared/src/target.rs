@@ -1,14 +1,15 @@
 //! Which addresses an Agent never connects to, whatever a Mapping or DNS says.
 //!
-//! Private and loopback addresses are what people run at home and are allowed; what is refused here is either no
-//! single host (unspecified, multicast, broadcast) or hands out credentials to whoever asks (link-local, where cloud
-//! metadata lives). The rule is asked twice: when a Mapping is saved, and again for every address a name resolves to
-//! just before connecting, because a name may change its mind in between (DNS rebinding). Resolving and connecting
-//! are left to the Agent.
+//! Private and loopback addresses are what people run at home and are allowed; what is refused here is either
+//! no single host (unspecified, multicast, broadcast) or hands out credentials to whoever asks (link-local,
+//! where cloud metadata lives). The rule is asked twice: when a Mapping is saved, and again for every address
+//! a name resolves to just before connecting, because a name may change its mind in between (DNS rebinding).
+//! Resolving and connecting are left to the Agent.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// AWS serves instance metadata here too when IPv6 is on; it is inside the private range that is otherwise allowed.
+/// AWS serves instance metadata here too when IPv6 is on; it is inside the private range that is otherwise
+/// allowed.
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
 
 /// Why nobody may connect to `ip`, or `None` when it is fine.
@@ -23,9 +24,9 @@ pub fn forbidden(ip: IpAddr) -> Option<&'static str> {
 
 /// Whether connecting to `target` would reach the listener bound to `own`.
 ///
-/// A listener on the unspecified address is reached over every local address; which addresses those are only the
-/// kernel knows, so here that means loopback, the one that always exists. A caller who knows the address its
-/// socket got asks again with that.
+/// A listener on the unspecified address is reached over every local address; which addresses those are only
+/// the kernel knows, so here that means loopback, the one that always exists. A caller who knows the address
+/// its socket got asks again with that.
 pub fn reaches_listener(target: SocketAddr, own: SocketAddr) -> bool {
     if target.port() != own.port() {
         return false;
@@ -34,8 +35,8 @@ pub fn reaches_listener(target: SocketAddr, own: SocketAddr) -> bool {
     target == own || (own.is_unspecified() && target.is_loopback())
 }
 
-/// `::ffff:a.b.c.d` (RFC 4291 2.5.5.2) and `64:ff9b::a.b.c.d` (RFC 6052 2.1) reach the IPv4 host they spell, so they
-/// must be judged as that host.
+/// `::ffff:a.b.c.d` (RFC 4291 2.5.5.2) and `64:ff9b::a.b.c.d` (RFC 6052 2.1) reach the IPv4 host they spell,
+/// so they must be judged as that host.
 fn normalised(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     if let Some(v4) = v6.to_ipv4_mapped() {
