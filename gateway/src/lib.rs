@@ -1,1 +1,22 @@
-//! gateway
+//! The public daemon: visitors come in here and are handed to the Agent that serves their host name.
+//!
+//! In reading order: `config` (settings), `gateway` (what is shared, start and stop), `ingress` (the thread that
+//! watches visitors' sockets), `visitor` (one connection), `routes` and `tunnels` (which Agent serves it), `uplink`
+//! (what Agents send), `admission` (who may be an Agent), `answers` (pages of the Gateway's own).
+
+mod admission;
+mod answers;
+pub mod config;
+mod context;
+mod gateway;
+mod ingress;
+mod routes;
+mod tunnels;
+mod uplink;
+mod visitor;
+
+pub use gateway::{Gateway, start};
+pub use tunnels::Counts;
+
+/// Version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,2 +1,49 @@
-//! gateway
-fn main() {}
+//! `octoporty-gateway`: arguments, settings, run, exit status.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use gateway::config::{self, Config};
+use shared::logging;
+use shared::settings::start::Command;
+use shared::stop::Stop;
+
+/// How long running exchanges may take to finish after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    // Uptime counts from here.
+    shared::monotime::micros();
+    match config::command() {
+        Command::Done(status) => ExitCode::from(status),
+        Command::Run(config) => match run(*config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(fault) => {
+                eprintln!("octoporty-gateway: {fault}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn run(config: Config) -> Result<(), String> {
+    let stop = Stop::new();
+    let _signals = stop.on_signals().map_err(|e| format!("cannot listen to signals: {e}"))?;
+    let _log = logging::start(&config.log).map_err(|e| e.to_string())?;
+    logging::print_banner("Gateway", gateway::VERSION, &config.banner())
+        .map_err(|e| format!("banner: {e}"))?;
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+    let gateway = gateway::start(config).map_err(|e| e.to_string())?;
+    log::info!("listening on http://{}", gateway.address());
+    stop.wait();
+    log::info!("stopping; running requests have {} s to finish", DRAIN.as_secs());
+    let panicked = gateway.stop(DRAIN);
+    if panicked.is_empty() {
+        log::info!("stopped");
+        Ok(())
+    } else {
+        Err(format!("threads that had panicked: {}", panicked.join(", ")))
+    }
+}

@@ -1,0 +1,207 @@
+//! What all parts of the Gateway share, and the threads that make it run.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use shared::credit::Budget;
+use shared::frame::Side;
+use shared::link::Link;
+use shared::poll::{Handle, Poller, Table};
+use shared::stop::Stop;
+use shared::threads::{self, lock};
+
+use crate::admission::Admission;
+use crate::config::Config;
+use crate::ingress::{self, Ingress};
+use crate::tunnels::{Counts, TunnelSettings, Tunnels};
+use crate::uplink::Uplink;
+use crate::visitor::Visitor;
+
+/// Descriptors kept free of visitors, for Links, the log and what the system needs.
+const RESERVED_DESCRIPTORS: u64 = 64;
+
+/// Shared by all threads.
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) budget: Budget,
+    pub(crate) poller: Handle,
+    pub(crate) visitors: Table<Visitor>,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) admission: Admission,
+    /// Requests that wait for an Agent.
+    pub(crate) held: AtomicUsize,
+    held_tokens: Mutex<Vec<usize>>,
+    /// Most connections at a time.
+    pub(crate) max_connections: usize,
+    draining: AtomicBool,
+    request_prefix: u32,
+    request_count: AtomicU64,
+}
+
+impl Core {
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// A label that is unique in this process and very likely elsewhere.
+    pub(crate) fn next_request_id(&self) -> String {
+        format!("{:08x}-{:06x}", self.request_prefix, self.request_count.fetch_add(1, Relaxed))
+    }
+
+    /// A request waits for its Agent.
+    pub(crate) fn note_held(&self, token: usize) {
+        lock(&self.held_tokens).push(token);
+    }
+
+    /// A mapping table came into force: requests that waited for it may go on.
+    pub(crate) fn resume_held(&self) {
+        for token in std::mem::take(&mut *lock(&self.held_tokens)) {
+            self.poller.resume(token);
+        }
+    }
+
+    /// A connection is over. Its token is free at once; events still under way for it are harmless to its successor.
+    pub(crate) fn forget(&self, token: usize) {
+        self.visitors.remove(token);
+        self.poller.resume(ingress::LISTENER);
+    }
+
+    /// The memory budget is used up.
+    pub(crate) fn over_budget(&self) {
+        self.poller.resume(ingress::OVER_BUDGET);
+    }
+
+    /// Takes a connection whose WebSocket handshake is done.
+    pub(crate) fn adopt_link(
+        self: &Arc<Self>,
+        socket: TcpStream,
+        host: &str,
+        early: Vec<u8>,
+    ) -> io::Result<()> {
+        let link =
+            Link::new(self.tunnels.next_link_name(), Side::Gateway, socket, None, self.poller.clone())?;
+        self.tunnels.expect_greeting(&link);
+        let receiver = Uplink::new(Arc::clone(self), host.to_owned());
+        let threads = link.start(early, receiver)?;
+        self.tunnels.keep_threads(threads);
+        Ok(())
+    }
+}
+
+/// A running Gateway.
+pub struct Gateway {
+    core: Arc<Core>,
+    address: SocketAddr,
+    ingress: JoinHandle<()>,
+    timer: JoinHandle<()>,
+    timer_stop: Stop,
+}
+
+/// Starts a Gateway: binds its port and runs until [`Gateway::stop`].
+pub fn start(config: Config) -> io::Result<Gateway> {
+    let listener = bind(config.bind_address, config.port).map_err(|e| {
+        let hint = if e.kind() == io::ErrorKind::AddrInUse {
+            "; another program has it: set Gateway__Port"
+        } else {
+            ""
+        };
+        io::Error::new(
+            e.kind(),
+            format!("cannot listen on {}, port {}: {e}{hint}", config.bind_address, config.port),
+        )
+    })?;
+    let address = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let poller = Poller::new()?;
+    let descriptors = shared::os::raise_descriptor_limit();
+    let most =
+        usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(16)).unwrap_or(usize::MAX);
+    if most < config.max_connections {
+        log::warn!(
+            "the system allows {descriptors} descriptors: {most} connections at a time instead of {} (raise LimitNOFILE)",
+            config.max_connections
+        );
+    }
+    let core = Arc::new(Core {
+        budget: Budget::new(config.memory_budget),
+        poller: poller.handle(),
+        visitors: Table::default(),
+        tunnels: Tunnels::new(TunnelSettings {
+            heartbeat_seconds: config.heartbeat_seconds,
+            links: config.links,
+            max_streams: config.max_streams,
+            max_agents: config.max_agents,
+            hold_seconds: config.hold_seconds,
+            fqdn: config.gateway_fqdn.clone(),
+        }),
+        admission: Admission::default(),
+        held: AtomicUsize::new(0),
+        held_tokens: Mutex::default(),
+        max_connections: config.max_connections.min(most),
+        draining: AtomicBool::new(false),
+        request_prefix: rand::random(),
+        request_count: AtomicU64::new(1),
+        config,
+    });
+    let ingress = Ingress::new(Arc::clone(&core), listener)?;
+    let ingress = threads::spawn("ingress", move || ingress.run(poller))?;
+    let timer_stop = Stop::new();
+    let timer = {
+        let (core, stop) = (Arc::clone(&core), timer_stop.clone());
+        threads::spawn("timer", move || {
+            while !stop.wait_timeout(Duration::from_secs(1)) {
+                core.tunnels.tick();
+            }
+        })?
+    };
+    Ok(Gateway { core, address, ingress, timer, timer_stop })
+}
+
+/// Listens on the address; where the system has no IPv6, `::` falls back to `0.0.0.0`.
+fn bind(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind((address, port)) {
+        Err(e) if address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && e.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+        }
+        result => result,
+    }
+}
+
+impl Gateway {
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many Agents, Links, Streams and routes there are.
+    pub fn counts(&self) -> Counts {
+        self.core.tunnels.counts()
+    }
+
+    /// Stops taking new requests, lets running ones finish for up to `drain`, and ends everything. Returns the names
+    /// of threads that had panicked: none, if all is well.
+    pub fn stop(self, drain: Duration) -> Vec<&'static str> {
+        let core = &self.core;
+        core.draining.store(true, Relaxed);
+        core.poller.resume(ingress::DRAIN);
+        core.tunnels.drain();
+        let deadline = Instant::now() + drain;
+        while core.tunnels.counts().streams > 0 && Instant::now() < deadline {
+            // The timer's stop is not set yet, so this is a pause.
+            self.timer_stop.wait_timeout(Duration::from_millis(50));
+        }
+        let mut panicked = core.tunnels.stop();
+        core.poller.stop();
+        self.timer_stop.trigger();
+        for (name, thread) in [("ingress", self.ingress), ("timer", self.timer)] {
+            if thread.join().is_err() {
+                panicked.push(name);
+            }
+        }
+        panicked
+    }
+}

@@ -1,0 +1,145 @@
+//! What arrives on a Link from an Agent: control messages, and Frames for visitors' Streams.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use shared::frame::Frame;
+use shared::hello::{ControlFault, ToAgent, ToGateway};
+use shared::link::{Link, Receiver};
+use shared::reason::Reason;
+use shared::streams::Lookup;
+
+use crate::context::Context;
+use crate::gateway::Core;
+use crate::tunnels::Session;
+use crate::visitor::Visitor;
+
+/// The receiver of one Link.
+pub(crate) struct Uplink {
+    core: Arc<Core>,
+    /// The name under which the Agent reached us.
+    host: String,
+    /// None until it has greeted.
+    session: Option<Arc<Session>>,
+    context: Context,
+}
+
+impl Uplink {
+    pub(crate) fn new(core: Arc<Core>, host: String) -> Uplink {
+        Uplink { core, host, session: None, context: Context::default() }
+    }
+
+    fn greet(&mut self, link: &Arc<Link>, json: &[u8]) -> Result<(), String> {
+        let hello = match ToGateway::parse(json) {
+            Ok(ToGateway::Hello(hello)) => hello,
+            Ok(_) => return Err("the first message is not a hello".into()),
+            Err(fault) => return Err(fault.to_string()),
+        };
+        match self.core.tunnels.greet(link, &hello, &self.host) {
+            Ok((session, welcome)) => {
+                self.session = Some(session);
+                link.control(&ToAgent::Welcome(welcome).to_json());
+                // Learn the round trip at once: windows grow by it.
+                link.beat();
+                link.flush();
+                Ok(())
+            }
+            Err(refused) => {
+                log::warn!("link {} refused: {} ({})", link.name(), refused.message, refused.code);
+                let text = refused.message.clone();
+                link.control(&ToAgent::Refused(refused).to_json());
+                link.flush();
+                link.close_with(1008, &text);
+                Ok(())
+            }
+        }
+    }
+
+    fn dispatch(&mut self, visitor: &Arc<Visitor>, frame: Frame<'_>) -> Result<(), String> {
+        let context = &mut self.context;
+        match frame {
+            Frame::Head { stream, body, switched, interim, head } => {
+                visitor.response_head(stream, (body, switched, interim), head, context)
+            }
+            Frame::Data { stream, end, at, bytes } => visitor.response_data(stream, at, bytes, end, context),
+            Frame::End { stream, at, trailers } => visitor.response_end(stream, at, trailers, context),
+            Frame::Reset { stream, reason, text } => {
+                visitor.reset(stream, reason, text, context);
+                Ok(())
+            }
+            Frame::Credit { stream, bytes } => {
+                visitor.credit(stream, bytes);
+                Ok(())
+            }
+            Frame::Control { .. } | Frame::Beat { .. } | Frame::BeatAck { .. } | Frame::Open(_) => {
+                Err("a frame that concerns no stream".into())
+            }
+        }
+    }
+}
+
+/// The Stream that a Frame concerns.
+fn stream_of(frame: &Frame<'_>) -> u32 {
+    match frame {
+        Frame::Control { .. } | Frame::Beat { .. } | Frame::BeatAck { .. } => 0,
+        Frame::Open(open) => open.stream,
+        Frame::Head { stream, .. }
+        | Frame::Data { stream, .. }
+        | Frame::End { stream, .. }
+        | Frame::Reset { stream, .. }
+        | Frame::Credit { stream, .. } => *stream,
+    }
+}
+
+impl Receiver for Uplink {
+    fn stream_frame(&mut self, _link: &Arc<Link>, frame: Frame<'_>) -> Result<(), String> {
+        let Some(session) = &self.session else { return Err("a frame before the greeting".into()) };
+        let stream = stream_of(&frame);
+        let visitor = match session.streams.get(stream) {
+            Lookup::Open(visitor) => visitor,
+            Lookup::Ended => return Ok(()),
+            Lookup::Never => return Err(format!("a frame for stream {stream}, which never was")),
+        };
+        catch_unwind(AssertUnwindSafe(|| self.dispatch(&visitor, frame))).unwrap_or_else(|_| {
+            log::error!("a defect ended stream {stream}; the others go on");
+            visitor.fail(stream, Reason::Protocol, &mut self.context);
+            visitor.stop(&mut self.context);
+            Ok(())
+        })
+    }
+
+    fn control(&mut self, link: &Arc<Link>, json: &[u8]) -> Result<(), String> {
+        let Some(session) = &self.session else { return self.greet(link, json) };
+        match ToGateway::parse(json) {
+            Ok(ToGateway::Config(config)) => {
+                let ack = self.core.tunnels.configure(session, &config)?;
+                link.control(&ToAgent::ConfigAck(ack).to_json());
+                self.core.resume_held();
+            }
+            Ok(ToGateway::Draining) => session.drain(),
+            Ok(ToGateway::Bye) => return Err("the agent said goodbye".into()),
+            Ok(ToGateway::Hello(_)) => return Err("a second hello".into()),
+            Ok(ToGateway::Unsupported { what }) => {
+                log::warn!("agent {:?} does not know the message {what:?}: it is older", session.agent_name);
+            }
+            Err(ControlFault::Unknown(what)) => link.control(&ToAgent::Unsupported { what }.to_json()),
+            Err(fault) => return Err(fault.to_string()),
+        }
+        self.context.touch_link(link);
+        Ok(())
+    }
+
+    fn pause(&mut self, _link: &Arc<Link>) {
+        let context = &mut self.context;
+        if catch_unwind(AssertUnwindSafe(|| context.settle())).is_err() {
+            log::error!(
+                "a defect while answers were sent; some visitors' connections may hang until their timeout"
+            );
+        }
+    }
+
+    fn closed(&mut self, link: &Arc<Link>, why: &str) {
+        self.context.settle();
+        self.core.tunnels.link_closed(link, self.session.as_ref(), why);
+    }
+}

@@ -1,0 +1,131 @@
+//! The Gateway's command line: what it prints, and its exit status.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{self, Command, Stdio};
+use std::thread;
+
+const KEY: (&str, &str) = ("Gateway__ApiKey", "0123456789abcdef0123456789abcdef");
+
+/// Exit status, standard output and standard error.
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_octoporty-gateway"));
+    command.args(arguments).env_clear().envs(environment.iter().copied()).stdin(Stdio::null());
+    let output = command.output().expect("the program can be run");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn version_and_help_are_printed_without_settings() {
+    for arguments in [&["--version"][..], &["-V"], &["version"]] {
+        let (status, out, err) = run(arguments, &[]);
+        assert_eq!((status, err.as_str()), (Some(0), ""));
+        assert_eq!(out, format!("octoporty-gateway {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    for arguments in [&["--help"][..], &["-h"], &["run", "--help"]] {
+        let (status, out, err) = run(arguments, &[]);
+        assert_eq!((status, err.as_str()), (Some(0), ""));
+        for word in [
+            "SYNOPSIS",
+            "SETTINGS",
+            "Gateway__ApiKey",
+            "Gateway__CaddyAdminUrl",
+            "default: 17200",
+            "EXIT STATUS",
+        ] {
+            assert!(out.contains(word), "{word}");
+        }
+    }
+}
+
+#[test]
+fn wrong_arguments_exit_with_2_and_show_the_usage() {
+    for arguments in [&["--wrong"][..], &["start"], &["run", "more"], &["--env-file"]] {
+        let (status, out, err) = run(arguments, &[KEY]);
+        assert_eq!((status, out.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(err.starts_with("octoporty-gateway: ") && err.contains("usage: "), "{err}");
+    }
+}
+
+#[test]
+fn a_check_of_valid_settings_exits_with_0_and_shows_no_secret() {
+    for arguments in [&["--check"][..], &["check"], &["run", "--check"]] {
+        let (status, out, err) =
+            run(arguments, &[KEY, ("Gateway__Port", "17299"), ("Gateway__DebugJson", "true")]);
+        assert_eq!(status, Some(0), "{err}");
+        assert!(out.contains("Gateway__ApiKey = 01****ef (environment)"), "{out}");
+        assert!(out.contains("Gateway__Port = \"17299\" (environment)"), "{out}");
+        assert!(out.ends_with("the settings are valid\n"), "{out}");
+        assert_eq!(err, "octoporty-gateway: warning: Gateway__DebugJson (environment) is no longer used\n");
+    }
+}
+
+#[test]
+fn wrong_settings_exit_with_2_and_are_all_reported() {
+    let environment =
+        [("Gateway__ApiKey", "too-short-secret"), ("Gateway__Port", "x"), ("Gateway__Prot", "1")];
+    for arguments in [&[][..], &["run"], &["--check"]] {
+        let (status, out, err) = run(arguments, &environment);
+        assert_eq!((status, out.as_str()), (Some(2), ""));
+        assert!(err.starts_with("octoporty-gateway: 3 settings are wrong:\n"), "{err}");
+        for line in [
+            "  Gateway__Prot (environment): is not a setting; did you mean Gateway__Port?\n",
+            "  Gateway__ApiKey to****et (environment): must have at least 32 characters, has 16\n",
+            "  Gateway__Port \"x\" (environment): must be a whole number from 0 to 65535\n",
+        ] {
+            assert!(err.contains(line), "{err}");
+        }
+        assert!(!err.contains("too-short-secret"), "{err}");
+    }
+}
+
+#[test]
+fn settings_are_read_from_a_file() {
+    let path = std::env::temp_dir().join(format!("octoporty-gateway-{}.env", process::id()));
+    let file = TempFile(path);
+    fs::write(&file.0, "export GATEWAY_API_KEY='0123456789abcdef0123456789abcdef'\nGateway__Port=x\n")
+        .expect("written");
+    let name = file.0.to_str().expect("UTF-8");
+    let (status, _, err) = run(&["--env-file", name, "--check"], &[]);
+    assert_eq!(status, Some(2));
+    assert!(err.contains(&format!("Gateway__Port \"x\" ({name}:2): must be")), "{err}");
+    // The environment wins.
+    let (status, out, err) = run(&["--env-file", name, "--check"], &[("Gateway__Port", "0")]);
+    assert_eq!(status, Some(0), "{err}");
+    assert!(out.contains(&format!("Gateway__ApiKey = 01****ef ({name}:1)")), "{out}");
+}
+
+struct TempFile(PathBuf);
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn healthcheck_asks_the_configured_port() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = listener.local_addr().expect("bound").port().to_string();
+    let server = thread::spawn(move || {
+        for answer in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 503 Service Unavailable\r\n\r\n"] {
+            let (mut stream, _) = listener.accept().expect("asked");
+            let mut head = [0; 1024];
+            let count = stream.read(&mut head).expect("a request");
+            assert!(head[..count].starts_with(b"GET /health HTTP/1.1\r\n"));
+            stream.write_all(answer.as_bytes()).expect("still there");
+        }
+    });
+    // Only the port matters: the check must not fail because of another setting.
+    let environment = [("Gateway__Port", port.as_str())];
+    assert_eq!(run(&["healthcheck"], &environment), (Some(0), String::new(), String::new()));
+    let (status, _, err) = run(&["healthcheck"], &environment);
+    assert_eq!(status, Some(1));
+    assert!(err.contains("503"), "{err}");
+    server.join().expect("answered");
+    // Nobody listens any more.
+    assert_eq!(run(&["healthcheck"], &environment).0, Some(1));
+}

@@ -1,0 +1,3 @@
+//! Tests of the Gateway from outside.
+
+mod cli;
