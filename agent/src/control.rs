@@ -1,7 +1,7 @@
 //! What the admin API may ask of the running tunnel, and what it is told.
 //!
-//! A trait, so that the API is tested with a fake and the tunnel needs to know nothing about HTTP. Implementing it
-//! is left to the tunnel; turning it into JSON is left to the API.
+//! A trait, so that the API is tested with a fake and the tunnel needs to know nothing about HTTP.
+//! Implementing it is left to the tunnel; turning it into JSON is left to the API.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,14 +10,16 @@ use time::OffsetDateTime;
 
 use shared::mapping::MappingId;
 
-/// The tunnel, as the admin API sees it. Every call returns at once, except where it says how long it may wait.
+/// The tunnel, as the admin API sees it. Every call returns at once, except where it says how long it may
+/// wait.
 pub trait Control: Send + Sync {
     /// How the tunnel is doing now.
     fn status(&self) -> TunnelStatus;
 
     /// The mapping table in the store has changed: offer it to the Gateway, wait at most `wait` for its
-    /// acknowledgement, and say how each route stands. A mapping missing from the answer counts as
-    /// [`RouteState::Pending`].
+    /// acknowledgement, and say how each mapping stands. One that is off has no route; it is
+    /// [`RouteState::Synced`] once the Gateway has acknowledged a table without it. A mapping missing from the
+    /// answer counts as [`RouteState::Pending`].
     fn mappings_changed(&self, wait: Duration) -> Vec<(MappingId, RouteState)>;
 
     /// The Operator wants a fresh connection: drop what there is and dial without waiting for the back-off.

@@ -1,1 +1,33 @@
-//! agent
+//! The private daemon: holds the tunnel, the mappings and the admin page, and calls the services at home.
+//!
+//! In reading order: `config` (settings), `agent` (what is shared, start and stop), `tunnel` and `dial` (the way to
+//! a Gateway), `session` and `downlink` (what comes over it), `targets` (where a Mapping leads), `upstream` (one
+//! connection to a service) with `upstreams`, `pool`, `resolver`, `wire` and `tls` below it, `store` and
+//! `migrations` (SQLite), `control` and `admin` (the operator's page and API).
+
+pub mod admin;
+mod agent;
+pub mod config;
+mod context;
+pub mod control;
+mod dial;
+mod downlink;
+mod migrations;
+pub mod password;
+mod pool;
+mod random;
+mod resolver;
+mod session;
+pub mod store;
+mod targets;
+mod timestamp;
+mod tls;
+mod tunnel;
+mod upstream;
+mod upstreams;
+mod wire;
+
+pub use agent::{Agent, StartFault, start};
+
+/// Version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,2 +1,62 @@
-//! agent
-fn main() {}
+//! `octoporty-agent`: arguments, settings, run, exit status.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use agent::admin::{self, AdminConfig, App};
+use agent::config::{self, Config};
+use agent::store::Store;
+use shared::logging;
+use shared::settings::start::Command;
+use shared::stop::Stop;
+
+/// How long running exchanges may take to finish after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    // Uptime counts from here.
+    shared::monotime::micros();
+    match config::command() {
+        Command::Done(status) => ExitCode::from(status),
+        Command::Run(config) => match run(*config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(fault) => {
+                eprintln!("octoporty-agent: {fault}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn run(config: Config) -> Result<(), String> {
+    let stop = Stop::new();
+    let _signals = stop.on_signals().map_err(|e| format!("cannot listen to signals: {e}"))?;
+    let _log = logging::start(&config.log).map_err(|e| e.to_string())?;
+    logging::print_banner("Agent", agent::VERSION, &config.banner()).map_err(|e| format!("banner: {e}"))?;
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+    let store = Store::open(&config.database).map_err(|e| e.to_string())?;
+    let admin = AdminConfig {
+        bind: SocketAddr::new(config.bind_address, config.port),
+        jwt_secret: config.jwt_secret.clone(),
+        password_hash: config.password_hash.clone(),
+        version: agent::VERSION.into(),
+    };
+    let running = agent::start(config, store.clone()).map_err(|e| e.to_string())?;
+    let app = App::new(admin, store, running.control()).map_err(|e| e.to_string())?;
+    let admin = admin::start(app).map_err(|e| format!("{e}; the port is set by Agent__Port"))?;
+    running.set_admin_address(admin.address());
+    log::info!("admin page listening on http://{}", admin.address());
+    stop.wait();
+    log::info!("stopping; running requests have {} s to finish", DRAIN.as_secs());
+    let mut panicked = running.stop(DRAIN);
+    panicked.extend(admin.stop());
+    if panicked.is_empty() {
+        log::info!("stopped");
+        Ok(())
+    } else {
+        Err(format!("threads that had panicked: {}", panicked.join(", ")))
+    }
+}

@@ -1,0 +1,149 @@
+//! The Operator's side of the Agent: its page, its API, and who may use them.
+//!
+//! `listener` turns bytes into a [`http::Request`] and a [`http::Response`] into bytes; everything between is
+//! a function from one to the other ([`api::handle`]) and is tested without a socket. What a save changes in
+//! the tunnel is left to [`crate::control`], what is stored and how to [`crate::store`].
+
+mod api;
+mod http;
+mod listener;
+mod lockout;
+mod login;
+mod mappings;
+mod pages;
+mod problem;
+mod token;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use shared::secret::Secret;
+
+use crate::control::Control;
+use crate::password::{PasswordHash, PasswordHashFault};
+use crate::store::Store;
+
+/// What the admin page needs to know from the settings.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    /// Where to listen; port 0 for any free one. `::` means every address, also where there is no IPv6.
+    pub bind: SocketAddr,
+    /// Signs the tokens of those who have logged in.
+    pub jwt_secret: Secret,
+    /// The Operator's password, hashed (`$6$`).
+    pub password_hash: Secret,
+    /// The Agent's version, as the page shows it.
+    pub version: String,
+}
+
+/// What every request may use. One per process.
+pub struct App {
+    config: AdminConfig,
+    password: PasswordHash,
+    store: Store,
+    control: Arc<dyn Control>,
+    lockouts: Mutex<lockout::Lockouts>,
+    /// Passwords being checked at this moment.
+    checking: AtomicUsize,
+    /// Where we really listen, once we do.
+    address: OnceLock<SocketAddr>,
+}
+
+/// Why there is no admin page.
+#[derive(Debug)]
+pub enum AdminError {
+    /// The address cannot be listened on.
+    Bind(SocketAddr, io::Error),
+    /// The thread that accepts could not be started.
+    Thread(io::Error),
+    /// The password hash is none.
+    PasswordHash(PasswordHashFault),
+}
+
+impl fmt::Display for AdminError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminError::Bind(address, e) => write!(f, "the admin page cannot listen on {address}: {e}"),
+            AdminError::Thread(e) => write!(f, "cannot start the thread of the admin page: {e}"),
+            AdminError::PasswordHash(fault) => write!(f, "the password hash of the admin page: {fault}"),
+        }
+    }
+}
+
+impl std::error::Error for AdminError {}
+
+impl App {
+    /// Puts together what the requests will use.
+    pub fn new(config: AdminConfig, store: Store, control: Arc<dyn Control>) -> Result<App, AdminError> {
+        let password =
+            PasswordHash::parse(config.password_hash.expose()).map_err(AdminError::PasswordHash)?;
+        Ok(App {
+            config,
+            password,
+            store,
+            control,
+            lockouts: Mutex::default(),
+            checking: AtomicUsize::new(0),
+            address: OnceLock::new(),
+        })
+    }
+
+    /// Where we listen: no Mapping may lead there.
+    fn address(&self) -> SocketAddr {
+        self.address.get().copied().unwrap_or(self.config.bind)
+    }
+}
+
+/// The admin page, listening. Dropping it is [`Admin::stop`].
+pub struct Admin {
+    address: SocketAddr,
+    running: Option<listener::Running>,
+}
+
+impl Admin {
+    /// The address it got; the port is the real one.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets requests being answered finish, closes everything and joins the threads. Returns the names of
+    /// those that had panicked: none, if all is well.
+    pub fn stop(mut self) -> Vec<String> {
+        self.running.take().map(listener::Running::stop).unwrap_or_default()
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+        }
+    }
+}
+
+/// Listens where the configuration says and answers from then on.
+pub fn start(app: App) -> Result<Admin, AdminError> {
+    let wanted = app.config.bind;
+    let (listener, address) = bind(wanted)
+        .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
+        .map_err(|e| AdminError::Bind(wanted, e))?;
+    // Nobody else sets it: the App has just been moved here.
+    let _ = app.address.set(address);
+    let running = listener::start(listener, Arc::new(app)).map_err(AdminError::Thread)?;
+    Ok(Admin { address, running: Some(running) })
+}
+
+/// `::` takes IPv4 too (Linux's default); on a machine that has IPv6 switched off it does not exist.
+fn bind(wanted: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(wanted) {
+        Err(e)
+            if wanted.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && e.kind() != io::ErrorKind::AddrInUse =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, wanted.port()))
+        }
+        bound => bound,
+    }
+}

@@ -1,0 +1,157 @@
+//! What arrives on a Link from a Gateway: control messages, and Frames of visitors' Streams.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use shared::frame::{Frame, Open};
+use shared::hello::{ControlFault, ToAgent, ToGateway};
+use shared::link::{Link, Receiver};
+use shared::reason::Reason;
+use shared::streams::Lookup;
+
+use crate::agent::Core;
+use crate::context::Context;
+use crate::session::Session;
+use crate::targets::Found;
+use crate::tunnel::Event;
+use crate::upstream::Upstream;
+
+/// The receiver of one Link.
+pub(crate) struct Downlink {
+    core: Arc<Core>,
+    session: Arc<Session>,
+    events: Sender<Event>,
+    context: Context,
+}
+
+impl Downlink {
+    pub(crate) fn new(core: Arc<Core>, session: Arc<Session>, events: Sender<Event>) -> Downlink {
+        Downlink { core, session, events, context: Context::default() }
+    }
+
+    fn open(&mut self, link: &Arc<Link>, open: &Open<'_>) {
+        let refusal = if self.session.is_draining() {
+            (Reason::Draining, String::new())
+        } else {
+            #[cfg(debug_assertions)]
+            provoke_panic(open);
+            match self.core.targets.find(&open.mapping) {
+                Found::Target(target) => {
+                    match Upstream::open(&self.core, &self.session, link, open, target, &mut self.context) {
+                        Ok(()) => return,
+                        Err(refusal) => refusal,
+                    }
+                }
+                Found::Disabled => (Reason::MappingDisabled, String::new()),
+                Found::Unknown => (Reason::MappingUnknown, String::new()),
+            }
+        };
+        self.refuse(link, open.stream, refusal.0, &refusal.1);
+    }
+
+    fn refuse(&mut self, link: &Arc<Link>, stream: u32, reason: Reason, text: &str) {
+        log::info!("stream {stream} refused: {reason} {text}");
+        self.session.streams.skip(stream);
+        self.session.streams.remove(stream);
+        link.reset(stream, &Frame::Reset { stream, reason, text });
+        self.context.touch_link(link);
+    }
+
+    fn dispatch(&mut self, upstream: &Arc<Upstream>, frame: Frame<'_>) -> Result<(), String> {
+        let context = &mut self.context;
+        match frame {
+            Frame::Data { stream, end, at, bytes } => upstream.request_data(stream, at, bytes, end, context),
+            Frame::End { stream, at, trailers } => upstream.request_end(stream, at, trailers, context),
+            Frame::Reset { stream, reason, .. } => {
+                upstream.reset(stream, reason);
+                Ok(())
+            }
+            Frame::Credit { stream, bytes } => {
+                upstream.credit(stream, bytes);
+                Ok(())
+            }
+            Frame::Control { .. }
+            | Frame::Beat { .. }
+            | Frame::BeatAck { .. }
+            | Frame::Open(_)
+            | Frame::Head { .. } => Err("a frame that concerns no open stream".into()),
+        }
+    }
+}
+
+/// Debug builds only: lets the end-to-end tests see that a defect in one Stream ends that Stream only.
+#[cfg(debug_assertions)]
+fn provoke_panic(open: &Open<'_>) {
+    if std::env::var_os("OCTOPORTY_TEST_PANIC").is_some()
+        && open.head.windows(22).any(|w| w == b"X-Octoporty-Test-Panic")
+    {
+        panic!("provoked by a test");
+    }
+}
+
+impl Receiver for Downlink {
+    fn stream_frame(&mut self, link: &Arc<Link>, frame: Frame<'_>) -> Result<(), String> {
+        let stream = match &frame {
+            Frame::Open(open) => {
+                let outcome = catch_unwind(AssertUnwindSafe(|| self.open(link, open)));
+                if outcome.is_err() {
+                    log::error!("a defect ended stream {}; the others go on", open.stream);
+                    self.refuse(link, open.stream, Reason::Protocol, "internal error");
+                }
+                return Ok(());
+            }
+            Frame::Data { stream, .. }
+            | Frame::End { stream, .. }
+            | Frame::Reset { stream, .. }
+            | Frame::Credit { stream, .. }
+            | Frame::Head { stream, .. } => *stream,
+            Frame::Control { .. } | Frame::Beat { .. } | Frame::BeatAck { .. } => 0,
+        };
+        let upstream = match self.session.streams.get(stream) {
+            Lookup::Open(upstream) => upstream,
+            Lookup::Ended => return Ok(()),
+            Lookup::Never if matches!(frame, Frame::Reset { .. }) => {
+                // Its Open was withdrawn before it was sent.
+                self.session.streams.skip(stream);
+                return Ok(());
+            }
+            Lookup::Never => return Err(format!("a frame for stream {stream}, which never was")),
+        };
+        catch_unwind(AssertUnwindSafe(|| self.dispatch(&upstream, frame))).unwrap_or_else(|_| {
+            log::error!("a defect ended stream {stream}; the others go on");
+            upstream.defect(&mut self.context);
+            Ok(())
+        })
+    }
+
+    fn control(&mut self, link: &Arc<Link>, json: &[u8]) -> Result<(), String> {
+        match ToAgent::parse(json) {
+            Ok(message) => self
+                .events
+                .try_send(Event::Message(Arc::clone(link), Box::new(message)))
+                .map_err(|_| "more control messages than can be handled".to_owned()),
+            Err(ControlFault::Unknown(what)) => {
+                link.control(&ToGateway::Unsupported { what }.to_json());
+                self.context.touch_link(link);
+                Ok(())
+            }
+            Err(fault) => Err(fault.to_string()),
+        }
+    }
+
+    fn pause(&mut self, _link: &Arc<Link>) {
+        let context = &mut self.context;
+        if catch_unwind(AssertUnwindSafe(|| context.settle())).is_err() {
+            log::error!("a defect while requests were sent; some of them may hang until their timeout");
+        }
+    }
+
+    fn closed(&mut self, link: &Arc<Link>, why: &str) {
+        self.context.settle();
+        let event = Event::LinkClosed(Arc::clone(link), why.to_owned());
+        if self.events.send(event).is_err() {
+            log::debug!("link {} closed after its tunnel: {why}", link.name());
+        }
+    }
+}

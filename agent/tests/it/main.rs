@@ -1,0 +1,4 @@
+//! Tests of the Agent from outside.
+
+mod api;
+mod cli;
