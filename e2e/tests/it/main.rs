@@ -1,0 +1,37 @@
+//! End-to-end tests: both real daemons as processes, real sockets, by the promises of the project.
+//!
+//! | File | Question |
+//! |---|---|
+//! | `http` | does every kind of message arrive as it was sent? |
+//! | `bodies` | do bodies stream, complete or visibly incomplete? |
+//! | `streaming` | do slow and silent answers arrive when they are sent? |
+//! | `upgrade` | WebSocket and other protocols |
+//! | `forwarding` | hosts, hop-by-hop fields, who the visitor is |
+//! | `smuggling` | is whatever could be read in two ways refused? |
+//! | `errors` | what a visitor sees when something is down |
+//! | `tls` | certificates of upstreams and Gateways |
+//! | `api` | the Operator's API and what follows from it |
+//! | `config` | settings, exit statuses |
+//! | `greeting`, `frames` | the tunnel's protocol, against peers that are played by hand |
+//! | `links` | dead, frozen, cut and slow links |
+//! | `robustness` | bounds, overload, signals, `kill -9` |
+//! | `many` | several Agents, several Gateways |
+//!
+//! `http`, `bodies`, `streaming` and `upgrade` also pass with `OCTOPORTY_E2E_DIRECT=1`, which leaves the daemons out
+//! and so tests the tests.
+
+mod api;
+mod bodies;
+mod config;
+mod errors;
+mod forwarding;
+mod frames;
+mod greeting;
+mod http;
+mod links;
+mod many;
+mod robustness;
+mod smuggling;
+mod streaming;
+mod tls;
+mod upgrade;
