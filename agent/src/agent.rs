@@ -132,7 +132,7 @@ pub fn start(config: Config, store: Store) -> Result<Agent, StartFault> {
         admin: OnceLock::new(),
         config,
     });
-    core.targets.replace(store.mappings().map_err(StartFault::Store)?);
+    core.targets.replace(|| store.mappings()).map_err(StartFault::Store)?;
     let watcher = Upstreams::new(Arc::clone(&core));
     let poller = threads::spawn("upstreams", move || watcher.run(poller)).map_err(StartFault::System)?;
     let mut tunnels = Vec::new();
@@ -194,22 +194,25 @@ impl Control for TunnelSet {
 
     fn mappings_changed(&self, wait: Duration) -> Vec<(MappingId, RouteState)> {
         let core = &self.core;
-        let mappings = match self.store.mappings() {
-            Ok(mappings) => mappings,
+        let mut ids = Vec::new();
+        let read = || {
+            let mappings = self.store.mappings()?;
+            ids.extend(mappings.iter().map(|mapping| (mapping.id, mapping.enabled)));
+            Ok::<_, crate::store::StoreError>(mappings)
+        };
+        let version = match core.targets.replace(read) {
+            Ok(version) => version,
             Err(e) => {
                 log::error!("cannot read the mappings: {e}");
                 return Vec::new();
             }
         };
-        let ids: Vec<_> = mappings.iter().map(|mapping| (mapping.id, mapping.enabled)).collect();
-        core.targets.replace(mappings);
-        let (_, hash) = core.targets.offer();
         for tunnel in &self.tunnels {
             tunnel.tell(Event::TableChanged);
         }
         let deadline = Instant::now() + wait;
         let acknowledged: Vec<_> =
-            self.tunnels.iter().filter_map(|tunnel| tunnel.wait_acknowledged(&hash, deadline)).collect();
+            self.tunnels.iter().filter_map(|tunnel| tunnel.wait_acknowledged(version, deadline)).collect();
         ids.into_iter()
             .map(|(id, enabled)| {
                 let text = id.to_string();

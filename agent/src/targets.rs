@@ -27,58 +27,75 @@ pub(crate) enum Found {
     Unknown,
 }
 
+#[derive(Default)]
+struct Table {
+    by_id: HashMap<[u8; 16], Arc<Target>>,
+    /// Rises with every change.
+    version: u64,
+}
+
+/// What the Gateway is told.
+pub(crate) struct Offer {
+    pub(crate) mappings: Vec<ConfigMapping>,
+    pub(crate) hash: String,
+    pub(crate) version: u64,
+}
+
 /// The table, swapped as a whole.
 #[derive(Default)]
 pub(crate) struct Targets {
-    table: RwLock<Arc<HashMap<[u8; 16], Arc<Target>>>>,
+    table: RwLock<Arc<Table>>,
     /// Held by whoever swaps.
     swapping: Mutex<()>,
     serials: AtomicU64,
 }
 
 impl Targets {
-    /// Puts a new table in force. Mappings that did not change keep their target, and so their connections.
-    pub(crate) fn replace(&self, mappings: Vec<Mapping>) {
+    /// Puts a new table in force and returns its version. Mappings that did not change keep their target, and so
+    /// their connections. `read` is called while nobody else swaps, so that the newest table stays.
+    pub(crate) fn replace<E>(&self, read: impl FnOnce() -> Result<Vec<Mapping>, E>) -> Result<u64, E> {
         let _swapping = lock(&self.swapping);
+        let mappings = read()?;
         let old = self.table();
-        let table = mappings.into_iter().map(|mapping| {
+        let by_id = mappings.into_iter().map(|mapping| {
             let key = *mapping.id.as_bytes();
-            let target = match old.get(&key) {
+            let target = match old.by_id.get(&key) {
                 Some(known) if known.mapping == mapping => Arc::clone(known),
                 _ => Arc::new(Target::new(mapping, self.serials.fetch_add(1, Relaxed))),
             };
             (key, target)
         });
-        let table = Arc::new(table.collect());
+        let version = old.version + 1;
+        let table = Arc::new(Table { by_id: by_id.collect(), version });
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        Ok(version)
     }
 
-    fn table(&self) -> Arc<HashMap<[u8; 16], Arc<Target>>> {
+    fn table(&self) -> Arc<Table> {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Looks an id up.
     pub(crate) fn find(&self, id: &[u8; 16]) -> Found {
-        match self.table.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+        match self.table.read().unwrap_or_else(PoisonError::into_inner).by_id.get(id) {
             Some(target) if target.mapping.enabled => Found::Target(Arc::clone(target)),
             Some(_) => Found::Disabled,
             None => Found::Unknown,
         }
     }
 
-    /// What the Gateway is told: the enabled ones, without their targets; and the hash of that.
-    pub(crate) fn offer(&self) -> (Vec<ConfigMapping>, String) {
+    /// What the Gateway is told: the enabled ones, without their targets.
+    pub(crate) fn offer(&self) -> Offer {
         let table = self.table();
-        let enabled = table.values().map(|target| &target.mapping).filter(|mapping| mapping.enabled);
-        let rows: Vec<_> = enabled
+        let enabled = table.by_id.values().map(|target| &target.mapping).filter(|mapping| mapping.enabled);
+        let mappings: Vec<_> = enabled
             .map(|mapping| ConfigMapping {
                 id: mapping.id.to_string(),
                 domain: mapping.domain.as_str().to_owned(),
                 name: mapping.description.clone().unwrap_or_default(),
             })
             .collect();
-        let hash = table_hash(&rows);
-        (rows, hash)
+        Offer { hash: table_hash(&mappings), mappings, version: table.version }
     }
 }
 

@@ -87,8 +87,8 @@ pub(crate) struct Tunnel {
 struct State {
     status: TunnelStatus,
     session: Option<Arc<Session>>,
-    /// What the Gateway last acknowledged.
-    hash: String,
+    /// Version of the table that the Gateway last acknowledged.
+    acknowledged: Option<u64>,
     routes: Vec<RouteReport>,
 }
 
@@ -139,14 +139,15 @@ impl Tunnel {
         status
     }
 
-    /// Waits until the Gateway has acknowledged the table with this hash. `None`: it has not, or is not connected.
-    pub(crate) fn wait_acknowledged(&self, hash: &str, deadline: Instant) -> Option<Vec<RouteReport>> {
+    /// Waits until the Gateway has acknowledged this version of the table, or a later one. `None`: it has not, or is
+    /// not connected.
+    pub(crate) fn wait_acknowledged(&self, version: u64, deadline: Instant) -> Option<Vec<RouteReport>> {
         let mut state = lock(&self.state);
         loop {
             if state.status.state != TunnelState::Connected {
                 return None;
             }
-            if state.hash == hash {
+            if state.acknowledged.is_some_and(|acknowledged| acknowledged >= version) {
                 return Some(state.routes.clone());
             }
             let left = deadline.checked_duration_since(Instant::now())?;
@@ -272,7 +273,6 @@ impl Tunnel {
 
     fn hello(&self, link: &Link, session: Option<String>) {
         let core = &self.core;
-        let (_, hash) = core.targets.offer();
         let hello = Hello {
             min_version: VERSION_MIN,
             max_version: VERSION_MAX,
@@ -283,7 +283,7 @@ impl Tunnel {
             session,
             credit: core.request_credit,
             landing_page_hash: None,
-            mappings_hash: Some(hash),
+            mappings_hash: Some(core.targets.offer().hash),
         };
         link.control(&ToGateway::Hello(hello).to_json());
         // Learn the round trip at once: windows grow by it.
@@ -291,9 +291,10 @@ impl Tunnel {
         link.flush();
     }
 
-    fn send_table(&self, link: &Link, request: u64) {
-        let (mappings, hash) = self.core.targets.offer();
-        link.control(&ToGateway::Config(Config { request, hash, mappings }).to_json());
+    fn send_table(&self, link: &Link) {
+        let offer = self.core.targets.offer();
+        let config = Config { request: offer.version, hash: offer.hash, mappings: offer.mappings };
+        link.control(&ToGateway::Config(config).to_json());
         link.flush();
     }
 
@@ -346,7 +347,7 @@ impl Tunnel {
                             state.session = Some(Arc::clone(&session));
                         }
                         self.set_state(TunnelState::Syncing);
-                        self.send_table(&link, 0);
+                        self.send_table(&link);
                         deadline = Instant::now() + SYNC_TIME;
                         welcome = Some(answer);
                     }
@@ -397,7 +398,7 @@ impl Tunnel {
             }
         }
         let mut state = lock(&self.state);
-        state.hash.clone_from(&ack.hash);
+        state.acknowledged = Some(ack.request);
         state.routes.clone_from(&ack.routes);
         drop(state);
         self.acknowledged.notify_all();
@@ -407,7 +408,7 @@ impl Tunnel {
         session.end("the session is over");
         let mut state = lock(&self.state);
         state.session = None;
-        state.hash.clear();
+        state.acknowledged = None;
         state.routes.clear();
         state.status.last_disconnected = Some(OffsetDateTime::now_utc());
         state.status.connected_since = None;
@@ -437,7 +438,6 @@ impl Tunnel {
         let mut join_failures = 0;
         let mut greeting: Option<Arc<Link>> = None;
         let mut next_join = Instant::now();
-        let mut request = 0;
         let mut next_tick = Instant::now() + Duration::from_secs(1);
         let (mut mono, mut wall) = (Instant::now(), SystemTime::now());
         loop {
@@ -514,13 +514,10 @@ impl Tunnel {
                     next_join = Instant::now()
                         + backoff::delay(join_failures, Duration::from_secs(1), Duration::from_secs(60), 0.0);
                 }
-                Event::TableChanged => {
-                    request += 1;
-                    match session.links().first() {
-                        Some(link) => self.send_table(link, request),
-                        None => log::debug!("the table goes out with the next session"),
-                    }
-                }
+                Event::TableChanged => match session.links().first() {
+                    Some(link) => self.send_table(link),
+                    None => log::debug!("the table goes out with the next session"),
+                },
                 Event::Reconnect => {
                     log::info!("gateway {}: reconnecting as asked", self.url);
                     return End::Reconnect;

@@ -663,6 +663,10 @@ impl Upstream {
                     return bytes.len();
                 }
                 Err(fault) => {
+                    // What came before the fault is the visitor's.
+                    if let Some(piece) = data {
+                        exchange.send_data(place, piece, false, context);
+                    }
                     self.fail(inner, Reason::UpstreamInvalid, &fault.to_string(), context);
                     return bytes.len();
                 }
@@ -872,7 +876,12 @@ impl Upstream {
         {
             exchange.failed = Some(reason);
             let frame = Frame::Reset { stream: exchange.stream, reason, text };
-            exchange.link.reset(exchange.stream, &frame);
+            if exchange.status == 0 {
+                exchange.link.reset(exchange.stream, &frame);
+            } else {
+                // Behind what the upstream did send.
+                exchange.link.last(exchange.stream, &frame);
+            }
             context.touch_link(&exchange.link);
             exchange.leave();
             if reason != Reason::VisitorGone {

@@ -77,6 +77,7 @@ pub fn install(upstream: &Upstream) {
     });
     upstream.on("/no-answer-abort", |_| Ok(Then::Abort));
     upstream.on("/hang", |x| x.wait_gone());
+    upstream.on("/deaf", |x| Ok(x.stay_deaf()));
     upstream.on("/hang-after-head", |x| {
         x.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
         x.chunk(b"first")?;

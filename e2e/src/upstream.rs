@@ -92,6 +92,8 @@ pub struct Upstream {
 struct Shared {
     handlers: Mutex<HashMap<String, Handler>>,
     journal: Journal<Event>,
+    /// Gets its only entry when the upstream ends.
+    ended: Journal<()>,
     open: Mutex<HashMap<u64, Socket>>,
     stopped: AtomicBool,
     connections: AtomicU64,
@@ -132,6 +134,7 @@ impl Upstream {
         let shared = Arc::new(Shared {
             handlers: Mutex::default(),
             journal: Journal::default(),
+            ended: Journal::default(),
             open: Mutex::default(),
             stopped: AtomicBool::new(false),
             connections: AtomicU64::new(0),
@@ -242,6 +245,7 @@ impl Drop for Upstream {
             // A panic there was printed when it happened, and the test is over.
             drop(listener.join());
         }
+        self.shared.ended.add(());
         self.drop_connections();
     }
 }
@@ -431,6 +435,12 @@ impl Exchange<'_> {
         loop {
             self.incoming.raw()?;
         }
+    }
+
+    /// Reads nothing for as long as the upstream runs.
+    pub fn stay_deaf(&self) -> Then {
+        self.shared.ended.wait(KEEP_OPEN, |ended| (!ended.is_empty()).then_some(()));
+        Then::Close
     }
 
     /// Accepts a WebSocket, with further fields (whole lines) in the 101.

@@ -453,7 +453,7 @@ impl Visitor {
         head::write_tunnel_request(head, &visitor.extra(), &mut bytes);
         let address = visitor.address().to_string();
         let credit = core.budget.initial(link.good_window());
-        let body = head.framing != Framing::None;
+        let body = !matches!(head.framing, Framing::None | Framing::Length(0));
         link.first(
             stream,
             &Frame::Open(Open {
@@ -687,7 +687,10 @@ impl Visitor {
                     exchange.request_done = true;
                 }
                 exchange.until_close = framing == Framing::UntilClose;
-                exchange.keep_alive &= exchange.request_done && !exchange.until_close;
+                exchange.keep_alive &= !exchange.until_close;
+                // An answer with a known end before the request's end is a refusal, as a rule: say that the rest is
+                // not wanted (RFC 9112 9.6). A stream of unknown length goes on beside the request.
+                exchange.keep_alive &= exchange.request_done || framing == Framing::Chunked;
                 exchange.encoder = Encoder::new(framing);
                 let connection = match (exchange.keep_alive, exchange.version) {
                     (true, Version::Http11) => HopConnection::Default,

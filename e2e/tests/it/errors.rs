@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use e2e::journal::until;
 use e2e::message::Broken;
-use e2e::sample::beside;
 use e2e::site::Site;
 use e2e::upstream::Upstream;
 use e2e::visitor::Response;
@@ -170,20 +169,19 @@ fn a_short_outage_is_held_and_stays_invisible() {
     let mut world = World::plan().gateway("Gateway__HoldSeconds", "20").start();
     let _upstream = world.publish("held.test");
     world.agents[0].daemon.kill();
-    let address = world.gateway().address();
-    let visitors: Vec<_> = (0..20)
-        .map(|n| {
-            beside(move || {
-                let mut visitor = e2e::visitor::Visitor::connect(address, "held.test");
-                let answer = visitor.request("POST", "/echo", &[], Some(format!("held {n}").as_bytes()));
-                (answer.status(), answer.text())
-            })
-        })
-        .collect();
-    world.gateways[0].daemon.wait_line("agent");
+    let ask = |n| {
+        let mut visitor = world.visitor("held.test");
+        let body = format!("held {n}");
+        visitor.ask("POST", "/echo", &[("Content-Length", &body.len().to_string())]);
+        visitor.send(&body);
+        (body, visitor)
+    };
+    // All of them have asked before anybody is there to answer.
+    let visitors: Vec<_> = (0..20).map(ask).collect();
     world.agents[0].start_again();
-    for (n, visitor) in visitors.into_iter().enumerate() {
-        assert_eq!(visitor.join().expect("a visitor"), (200, format!("held {n}")));
+    for (body, mut visitor) in visitors {
+        let answer = visitor.response("POST");
+        assert_eq!((answer.status(), answer.text()), (200, body));
     }
 }
 
