@@ -267,6 +267,8 @@ impl Upstream {
 
     /// Finds the addresses of the upstream: at once, or by a thread that may wait.
     fn resolve(self: &Arc<Self>, context: &mut Context) {
+        // The poller may be asleep without a timeout; from now on there is a deadline to look at.
+        self.core.poller.resume(self.token);
         let port = self.target.mapping.port;
         match &self.target.mapping.host {
             UpstreamHost::Address(ip) => self.resolved(Ok(vec![SocketAddr::new(*ip, port)]), context),

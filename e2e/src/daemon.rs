@@ -1,11 +1,11 @@
 //! A daemon as a process: started with an environment of its own, everything it says collected, ended by its id.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -133,6 +133,7 @@ impl Daemon {
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        reaper(&format!("+ {}", child.id()));
         let lines = Arc::new(Journal::default());
         let readers = vec![
             collect(child.stdout.take().expect("piped"), &lines),
@@ -194,6 +195,7 @@ impl Daemon {
     pub fn kill(&mut self) {
         self.child.kill().unwrap_or_else(|e| panic!("{}: {e}", self.name));
         self.child.wait().expect("wait");
+        reaper(&format!("- {}", self.pid()));
     }
 
     /// Sends a signal by its name: `TERM`, `STOP`, `CONT`, `INT`, `HUP`.
@@ -249,10 +251,42 @@ impl Drop for Daemon {
         // It may have ended already, which is all that is wanted.
         drop(self.child.kill());
         drop(self.child.wait());
+        reaper(&format!("- {}", self.pid()));
         for reader in self.readers.drain(..) {
             // Ends with the pipe, which closes with the process.
             drop(reader.join());
         }
+    }
+}
+
+/// Kills what is left when the tests end without a chance to do so themselves: by a signal, a debugger, a time limit.
+/// It reads the ids of daemons that begin (`+ 123`) and have ended (`- 123`) until the pipe closes with the tests.
+const REAPER: &str = r#"
+trap '' HUP INT TERM
+running=
+while read -r what pid; do
+    left=
+    for other in $running; do
+        [ "$other" = "$pid" ] || left="$left $other"
+    done
+    running=$left
+    [ "$what" = - ] || running="$running $pid"
+done
+[ -z "$running" ] || kill -s KILL $running
+"#;
+
+fn reaper(line: &str) {
+    static REAPER_INPUT: OnceLock<Mutex<ChildStdin>> = OnceLock::new();
+    let input = REAPER_INPUT.get_or_init(|| {
+        let mut command = Command::new("sh");
+        command.args(["-c", REAPER]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        Mutex::new(child.stdin.expect("piped"))
+    });
+    // Without it the tests are as good; only what they leave behind when they are killed is not.
+    let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Err(e) = writeln!(input, "{line}") {
+        eprintln!("the reaper has gone: {e}");
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tungstenite::protocol::CloseFrame;
@@ -94,8 +94,11 @@ pub struct Open {
 pub struct Peer {
     socket: WebSocket,
     answers_beats: bool,
-    uptime: u64,
+    patience: Duration,
 }
+
+/// What played peers say about how long they have run, seconds.
+const UPTIME: u64 = 7;
 
 /// How a Link ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -217,8 +220,7 @@ impl Peer {
     }
 
     fn over(socket: WebSocket) -> Peer {
-        socket.get_ref().set_read_timeout(PATIENCE);
-        Peer { socket, answers_beats: true, uptime: 7 }
+        Peer { socket, answers_beats: true, patience: PATIENCE }
     }
 
     /// Sends the mapping table and waits until it is in force.
@@ -241,7 +243,7 @@ impl Peer {
 
     /// How long to wait for Frames.
     pub fn set_patience(&mut self, patience: Duration) {
-        self.socket.get_ref().set_read_timeout(patience);
+        self.patience = patience;
     }
 
     /// Sends a Frame.
@@ -266,7 +268,11 @@ impl Peer {
 
     /// The next Frame other than a Beat, which is answered.
     pub fn try_receive(&mut self) -> Result<Frame, LinkEnd> {
+        // Beats do not count: a tunnel on which nothing but them happens would never end a test.
+        let deadline = Instant::now() + self.patience;
         loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.socket.get_ref().set_read_timeout(left.max(Duration::from_millis(1)));
             let message = match self.socket.read() {
                 Ok(message) => message,
                 Err(e) => return Err(LinkEnd::Cut(broken(&e))),
@@ -276,7 +282,7 @@ impl Peer {
                     let frame = Frame::parse(&bytes);
                     match frame.kind {
                         kind::BEAT if self.answers_beats => {
-                            let payload = [&frame.payload[..], &self.uptime.to_be_bytes()].concat();
+                            let payload = [&frame.payload[..], &UPTIME.to_be_bytes()].concat();
                             // The other side may have gone since; the next read tells.
                             drop(self.try_send(kind::BEAT_ACK, 0, 0, &payload));
                         }

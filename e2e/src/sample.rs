@@ -27,7 +27,7 @@ pub fn install(upstream: &Upstream) {
     upstream.on("/headers", |x| {
         x.send(
             b"HTTP/1.1 200 Bien s\xc3\xbbr\r\nX-Twice: one\r\nx-CASE: kept\r\nX-Twice: two\r\nX-Latin: caf\xe9\r\n\
-              X-Utf8: \xe2\x82\xac\r\nX-Empty:\r\nX-Twice: one\r\nServer: test\r\nContent-Length: 2\r\n\r\nok",
+              X-Utf8: \xe2\x82\xac\r\nX-Empty: \r\nX-Twice: one\r\nServer: test\r\nContent-Length: 2\r\n\r\nok",
         )?;
         Ok(Then::Keep)
     });

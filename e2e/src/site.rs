@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -19,6 +19,9 @@ use crate::world::World;
 
 /// The daemons that are shared, as long as any test uses them.
 static SHARED: Mutex<Weak<World>> = Mutex::new(Weak::new());
+
+/// Held while a mapping is saved.
+static SAVING: Mutex<()> = Mutex::new(());
 
 /// An upstream that visitors reach.
 pub struct Site {
@@ -52,6 +55,8 @@ impl Site {
         let domain = format!("s{}.test", COUNT.fetch_add(1, Ordering::Relaxed));
         let world = (!is_direct()).then(shared);
         if let Some(world) = &world {
+            // One save at a time: what many at once do is a test of its own.
+            let _saving = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
             world.agent().map_with(&domain, upstream.port(), more);
         }
         Site { upstream, domain, world }
@@ -113,11 +118,8 @@ pub fn is_direct() -> bool {
 }
 
 fn shared() -> Arc<World> {
-    let mut shared = match SHARED.lock() {
-        Ok(shared) => shared,
-        // Starting failed in another test. Trying again tells this test the reason as well.
-        Err(poisoned) => poisoned.into_inner(),
-    };
+    // Poisoned: starting failed in another test. Trying again tells this test the reason as well.
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     match shared.upgrade() {
         Some(world) => world,
         None => {

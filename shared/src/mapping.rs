@@ -119,15 +119,18 @@ impl fmt::Debug for MappingId {
 impl FromStr for MappingId {
     type Err = MappingIdFault;
 
+    /// With hyphens (`D`) or without (`N`), in any case: both forms are common.
     fn from_str(text: &str) -> Result<MappingId, MappingIdFault> {
         let text = text.as_bytes();
-        if text.len() != 36 {
-            return Err(MappingIdFault);
-        }
+        let hyphens = match text.len() {
+            36 => true,
+            32 => false,
+            _ => return Err(MappingIdFault),
+        };
         let mut bytes = [0; 16];
         let mut digits = 0;
         for (index, &byte) in text.iter().enumerate() {
-            if matches!(index, 8 | 13 | 18 | 23) {
+            if hyphens && matches!(index, 8 | 13 | 18 | 23) {
                 if byte != b'-' {
                     return Err(MappingIdFault);
                 }
@@ -406,7 +409,6 @@ mod tests {
     fn an_id_in_any_other_form_is_refused() {
         for text in [
             "",
-            "0f8fad5bd9cb469fa16570867728950e",
             "{0f8fad5b-d9cb-469f-a165-70867728950e}",
             "0f8fad5b-d9cb-469f-a165-70867728950",
             "0f8fad5b-d9cb-469f-a165-70867728950g",

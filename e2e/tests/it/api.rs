@@ -154,6 +154,26 @@ fn a_change_does_not_disturb_other_mappings() {
 }
 
 #[test]
+fn saves_at_the_same_time_are_all_in_force() {
+    let world = World::start();
+    let upstream = named("all");
+    // Each save supersedes the table of the one before, and must still be told that its own row is in force.
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let (world, upstream) = (&world, &upstream);
+            scope.spawn(move || {
+                for m in 0..5 {
+                    let domain = format!("n{n}m{m}.test");
+                    world.agent().map(&domain, upstream.port());
+                    assert_eq!(world.get(&domain, "/name").text(), "all");
+                }
+            });
+        }
+    });
+    assert_eq!(list(world.agent()).len(), 40);
+}
+
+#[test]
 fn fields_are_understood_and_shown_in_both_spellings() {
     let world = World::start();
     let agent = world.agent();
