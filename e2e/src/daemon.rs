@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::journal::{Journal, PATIENCE, until};
+use crate::journal::{Journal, PATIENCE, try_until, until};
 
 /// What a daemon's readiness line contains before its address.
 const LISTENING: &str = "listening on http://";
@@ -164,7 +164,7 @@ impl Daemon {
     pub fn wait_lines(&mut self, wanted: &str, count: usize) -> String {
         let find = |lines: &[String]| lines.iter().filter(|l| l.contains(wanted)).nth(count - 1).cloned();
         // A daemon that has ended says nothing more: no use in waiting for the whole patience.
-        until(&format!("{}: {count} lines with {wanted:?}{}", self.name, ""), PATIENCE, || {
+        until(&format!("{}: {count} lines with {wanted:?}", self.name), PATIENCE, || {
             let found = self.lines.wait(Duration::from_millis(100), find);
             if found.is_none()
                 && let Some(status) = self.child.try_wait().expect("wait")
@@ -316,14 +316,5 @@ fn collect(stream: impl Read + Send + 'static, lines: &Arc<Journal<String>>) -> 
 }
 
 fn wait_for_exit(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
-    let deadline = std::time::Instant::now() + patience;
-    loop {
-        if let Some(status) = child.try_wait().expect("wait") {
-            return Some(status);
-        }
-        if std::time::Instant::now() > deadline {
-            return None;
-        }
-        thread::park_timeout(Duration::from_millis(5));
-    }
+    try_until(patience, || child.try_wait().expect("wait"))
 }

@@ -57,13 +57,20 @@ impl<T> Journal<T> {
 
 /// Asks again and again until there is an answer: for states of other processes, which send no event. Panics when
 /// `patience` is over.
-pub fn until<R>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<R>) -> R {
+pub fn until<R>(what: &str, patience: Duration, look: impl FnMut() -> Option<R>) -> R {
+    try_until(patience, look).unwrap_or_else(|| panic!("waited {patience:?} in vain: {what}"))
+}
+
+/// The same, with `None` when `patience` is over.
+pub fn try_until<R>(patience: Duration, mut look: impl FnMut() -> Option<R>) -> Option<R> {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = look() {
-            return found;
+            return Some(found);
         }
-        assert!(Instant::now() < deadline, "waited {patience:?} in vain: {what}");
+        if Instant::now() > deadline {
+            return None;
+        }
         thread::park_timeout(LOOK_AGAIN);
     }
 }

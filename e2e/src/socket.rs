@@ -18,6 +18,8 @@ pub struct Socket {
 
 struct Tls {
     connection: Mutex<Connection>,
+    /// Arrived, but not given to `connection` yet: it takes more only when what it has deciphered was fetched.
+    arrived: Mutex<Vec<u8>>,
     /// Held while bytes of `connection` go out, so that they keep their order.
     sending: Mutex<()>,
 }
@@ -53,7 +55,8 @@ impl Socket {
         while connection.is_handshaking() {
             connection.complete_io(&mut &tcp)?;
         }
-        let tls = Tls { connection: Mutex::new(connection), sending: Mutex::new(()) };
+        let tls =
+            Tls { connection: Mutex::new(connection), arrived: Mutex::default(), sending: Mutex::new(()) };
         Ok(Socket { tcp: Arc::new(tcp), tls: Some(Arc::new(tls)) })
     }
 
@@ -120,29 +123,42 @@ impl Socket {
     }
 
     fn read_tls(&self, tls: &Tls, out: &mut [u8]) -> io::Result<usize> {
-        let mut arrived = [0; 16 * 1024];
+        // Held while waiting: there is one reader.
+        let mut arrived = tls.arrived.lock().expect("no thread panics while it holds this");
         loop {
-            {
+            let answered = {
                 let mut connection = tls.connection.lock().expect("no thread panics while it holds this");
                 match connection.reader().read(out) {
                     Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                     other => return other,
                 }
-            }
-            let len = (&*self.tcp).read(&mut arrived)?;
-            let mut rest = &arrived[..len];
-            let result = {
-                let mut connection = tls.connection.lock().expect("no thread panics while it holds this");
-                loop {
-                    connection.read_tls(&mut rest)?;
-                    let result = connection.process_new_packets();
-                    if rest.is_empty() || result.is_err() {
-                        break result;
-                    }
+                if arrived.is_empty() {
+                    None
+                } else {
+                    let taken = connection.read_tls(&mut &arrived[..])?;
+                    arrived.drain(..taken);
+                    Some(connection.process_new_packets())
                 }
             };
-            self.flush_tls(tls)?;
-            result.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+            match answered {
+                // Also when it failed: the other side is to hear why.
+                Some(result) => {
+                    self.flush_tls(tls)?;
+                    result.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+                }
+                None => {
+                    let mut buffer = [0; 16 * 1024];
+                    match (&*self.tcp).read(&mut buffer)? {
+                        0 => {
+                            let mut connection =
+                                tls.connection.lock().expect("no thread panics while it holds this");
+                            connection.read_tls(&mut io::empty())?;
+                            return connection.reader().read(out);
+                        }
+                        len => arrived.extend_from_slice(&buffer[..len]),
+                    }
+                }
+            }
         }
     }
 }

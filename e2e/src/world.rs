@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -446,6 +447,16 @@ impl World {
     /// A `GET` on a new connection to the first Gateway.
     pub fn get(&self, host: &str, target: &str) -> Response {
         self.visitor(host).get(target)
+    }
+
+    /// Waits until the first Gateway answers 200 to `GET /hello`, and gives how long it took. After a daemon has been
+    /// killed this tells more than [`Agent::wait_connected`], which may not have noticed yet.
+    pub fn wait_served(&self, host: &str) -> Duration {
+        let began = Instant::now();
+        until(&format!("{host} in service"), PATIENCE, || {
+            (self.get(host, "/hello").status() == 200).then_some(())
+        });
+        began.elapsed()
     }
 
     /// Prints what all daemons said, for a test that fails.

@@ -13,6 +13,7 @@ use shared::link::Link;
 use shared::poll::{Handle, Poller, Table};
 use shared::stop::Stop;
 use shared::threads::{self, lock};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::admission::Admission;
 use crate::config::Config;
@@ -21,6 +22,8 @@ use crate::tunnels::{Counts, TunnelSettings, Tunnels};
 use crate::uplink::Uplink;
 use crate::visitor::Visitor;
 
+/// Connections that the kernel keeps until we accept them.
+const BACKLOG: i32 = 4096;
 /// Descriptors kept free of visitors, for Links, the log and what the system needs.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
@@ -163,12 +166,25 @@ pub fn start(config: Config) -> io::Result<Gateway> {
 
 /// Listens on the address; where the system has no IPv6, `::` falls back to `0.0.0.0`.
 fn bind(address: IpAddr, port: u16) -> io::Result<TcpListener> {
-    match TcpListener::bind((address, port)) {
+    match listen(SocketAddr::new(address, port)) {
         Err(e) if address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && e.kind() != io::ErrorKind::AddrInUse => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+            listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))
         }
         result => result,
     }
+}
+
+/// As `TcpListener::bind`, with a longer queue: at the bound of connections we stop accepting, and whoever comes then
+/// should wait rather than be dropped.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 impl Gateway {

@@ -203,10 +203,8 @@ impl Visitor {
         if writable && !inner.outbox.is_empty() {
             self.write(&mut inner, context);
         }
-        if closed && self.is_gone(&mut inner) {
-            self.gone(&mut inner, context);
-        }
         self.drive(&mut inner, context, scratch);
+        self.notice_end(&mut inner, context);
     }
 
     /// The poller's thread: something that it waited for may have come.
@@ -218,10 +216,18 @@ impl Visitor {
             self.core.held.fetch_sub(1, Relaxed);
         }
         self.drive(&mut inner, context, scratch);
+        self.notice_end(&mut inner, context);
+    }
+
+    /// The end of the connection may have been announced together with the request itself.
+    fn notice_end(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
+        if inner.closing && self.is_gone(inner) {
+            self.gone(inner, context);
+        }
     }
 
     /// A request is complete and only an end of the connection can come: has it?
-    fn is_gone(&self, inner: &mut Inner) -> bool {
+    fn is_gone(&self, inner: &Inner) -> bool {
         match &inner.phase {
             Phase::Exchange(exchange) if !exchange.reads() && !exchange.raw => {}
             Phase::Held => {}

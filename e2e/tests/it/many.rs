@@ -83,7 +83,8 @@ fn an_agent_that_drains_hands_its_hosts_over_without_a_failed_request() {
     for n in 0..2 {
         world.agents[n].daemon.signal("TERM");
         while world.agents[n].daemon.is_running() {
-            assert_eq!(world.get("rolling.test", "/name").status(), 200);
+            let answer = world.get("rolling.test", "/name");
+            assert_eq!(answer.status(), 200, "while agent {n} drains: {}", answer.text());
         }
         world.agents[n].start_again();
         world.agents[n].wait_connected();
