@@ -235,7 +235,11 @@ impl Tunnel {
             match events.recv_timeout(until) {
                 Ok(Event::Stop { .. }) => return false,
                 Ok(Event::Reconnect) => return true,
-                Ok(Event::Message(..) | Event::LinkClosed(..) | Event::TableChanged | Event::Joined(_)) => {}
+                // A further Link for a Session that is over.
+                Ok(Event::Joined(Ok((link, _)))) => link.close("the session is over"),
+                Ok(
+                    Event::Message(..) | Event::LinkClosed(..) | Event::TableChanged | Event::Joined(Err(_)),
+                ) => {}
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return false,
             }
@@ -302,16 +306,20 @@ impl Tunnel {
     fn establish(
         self: &Arc<Self>,
         events: &Receiver<Event>,
-        all_threads: &mut Vec<Threads>,
+        all_threads: &mut Vec<(Arc<Link>, Threads)>,
     ) -> Result<(Arc<Session>, Welcome), Failure> {
         while let Ok(event) = events.try_recv() {
-            if matches!(event, Event::Stop { .. }) {
-                return Err(Failure::Stop);
+            match event {
+                Event::Stop { .. } => return Err(Failure::Stop),
+                // A further Link for a Session that is over.
+                Event::Joined(Ok((link, _))) => link.close("the session is over"),
+                // Of that Session too; or a change of the table, which is about to be sent.
+                _ => {}
             }
         }
         let session = Arc::new(Session::new(self.core.request_credit));
         let (link, threads) = self.open_link(&session)?;
-        all_threads.push(threads);
+        all_threads.push((Arc::clone(&link), threads));
         self.set_state(TunnelState::Authenticating);
         self.hello(&link, None);
         let mut welcome: Option<Welcome> = None;
@@ -367,6 +375,7 @@ impl Tunnel {
                         log::warn!("the gateway does not know {what:?}: it is older")
                     }
                 },
+                Ok(Event::Joined(Ok((link, _)))) => link.close("the session is over"),
                 // Of an earlier Session; or a change of the table, which is about to be sent anyway.
                 Ok(_) => {}
             }
@@ -431,7 +440,7 @@ impl Tunnel {
         session: &Arc<Session>,
         welcome: &Welcome,
         events: &Receiver<Event>,
-        all_threads: &mut Vec<Threads>,
+        all_threads: &mut Vec<(Arc<Link>, Threads)>,
     ) -> End {
         let wanted = usize::from(self.core.config.links.unwrap_or(welcome.links).clamp(1, 8));
         let mut joining = false;
@@ -500,7 +509,7 @@ impl Tunnel {
                 Event::Joined(result) => {
                     match result {
                         Ok((link, threads)) => {
-                            all_threads.push(threads);
+                            all_threads.push((Arc::clone(&link), threads));
                             self.hello(&link, Some(welcome.session.clone()));
                             // Not another one before this one is welcome, or closed.
                             greeting = Some(link);
@@ -593,8 +602,10 @@ fn slept(mono: Instant, wall: SystemTime) -> bool {
     wall.elapsed().is_ok_and(|elapsed| elapsed > mono.elapsed() + SLEPT)
 }
 
-fn join(threads: Vec<Threads>) {
-    for threads in threads {
+/// Closes what is still open, also Links that were never welcomed, and waits for their threads.
+fn join(links: Vec<(Arc<Link>, Threads)>) {
+    for (link, threads) in links {
+        link.close("the session is over");
         for name in threads.join() {
             log::error!("a link's {name} thread panicked; the link is closed");
         }

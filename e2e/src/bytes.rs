@@ -1,7 +1,7 @@
 //! Bytes for tests: a pattern in which any loss, repetition or exchange shows, a hash, and printable excerpts.
 
-/// The byte at a place of the pattern. Its period, 251 · 256 · 256, is no multiple of any buffer's length, so a
-/// piece that is missing or comes twice cannot go unnoticed.
+/// The byte at a place of the pattern. Its period, 251 · 2^24, is far from any buffer's length, so a piece that
+/// is missing or comes twice cannot go unnoticed.
 pub fn pattern_at(place: u64) -> u8 {
     ((place % 251) as u8) ^ ((place >> 8) as u8) ^ ((place >> 16) as u8)
 }

@@ -275,6 +275,7 @@ done
 [ -z "$running" ] || kill -s KILL $running
 "#;
 
+#[expect(clippy::zombie_processes, reason = "it outlives the tests on purpose")]
 fn reaper(line: &str) {
     static REAPER_INPUT: OnceLock<Mutex<ChildStdin>> = OnceLock::new();
     let input = REAPER_INPUT.get_or_init(|| {

@@ -1,7 +1,7 @@
 //! An upstream of a test's own, published under a name of its own through a pair of daemons that tests share.
 //!
 //! Sharing keeps a hundred tests of HTTP quick. Whoever stops, breaks or configures a daemon starts a
-//! [`World`](crate::world::World) instead.
+//! [`World`] instead.
 //!
 //! With `OCTOPORTY_E2E_DIRECT=1` visitors go straight to the upstream: a test that fails then is wrong itself.
 

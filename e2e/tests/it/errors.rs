@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use e2e::journal::until;
+use e2e::journal::{PATIENCE, until};
 use e2e::message::Broken;
 use e2e::site::Site;
 use e2e::upstream::Upstream;
@@ -164,11 +164,39 @@ fn an_agent_that_is_away_is_503_with_a_time_to_try_again() {
     assert_eq!(health.status(), 200, "{health:?}");
 }
 
+/// Kills the Agent and waits until the Gateway knows.
+fn kill_agent(world: &mut World) {
+    world.agents[0].daemon.kill();
+    until("the Gateway notices", PATIENCE, || {
+        (world.get("localhost", "/health").json()["status"] != "healthy").then_some(())
+    });
+}
+
+#[test]
+fn no_more_than_256_requests_are_held() {
+    let mut world = World::plan().gateway("Gateway__HoldSeconds", "30").start();
+    let _upstream = world.publish("held.test");
+    kill_agent(&mut world);
+    let mut visitors: Vec<_> = (0..300).map(|_| world.visitor("held.test")).collect();
+    for visitor in &mut visitors {
+        visitor.ask("GET", "/hello", &[]);
+    }
+    // The last 44 are told at once; the others are there when the Agent is.
+    let refused = visitors.split_off(256);
+    for mut visitor in refused {
+        is_ours(&visitor.response("GET"), 503, "tunnel", &[]);
+    }
+    world.agents[0].start_again();
+    for mut visitor in visitors {
+        assert_eq!(visitor.response("GET").status(), 200);
+    }
+}
+
 #[test]
 fn a_short_outage_is_held_and_stays_invisible() {
     let mut world = World::plan().gateway("Gateway__HoldSeconds", "20").start();
     let _upstream = world.publish("held.test");
-    world.agents[0].daemon.kill();
+    kill_agent(&mut world);
     let ask = |n| {
         let mut visitor = world.visitor("held.test");
         let body = format!("held {n}");
@@ -189,7 +217,7 @@ fn a_short_outage_is_held_and_stays_invisible() {
 fn an_outage_that_lasts_is_not_held_for_ever() {
     let mut world = World::plan().gateway("Gateway__HoldSeconds", "2").start();
     let _upstream = world.publish("gone.test");
-    world.agents[0].daemon.kill();
+    kill_agent(&mut world);
     let began = Instant::now();
     is_ours(&world.get("gone.test", "/hello"), 503, "tunnel", &[]);
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
