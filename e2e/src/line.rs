@@ -35,6 +35,7 @@ struct State {
     target: SocketAddr,
     frozen: bool,
     refusing: bool,
+    most: u64,
     delay: Duration,
     /// Both sockets of every connection.
     open: HashMap<u64, (Socket, TcpStream)>,
@@ -60,6 +61,7 @@ impl Line {
             target,
             frozen: false,
             refusing: false,
+            most: u64::MAX,
             delay: Duration::ZERO,
             open: HashMap::new(),
             accepted: 0,
@@ -96,6 +98,12 @@ impl Line {
     /// Everything that waited gets through.
     pub fn thaw(&self) {
         self.shared.lock().frozen = false;
+        self.shared.changed.notify_all();
+    }
+
+    /// Only so many connections get through; further ones are accepted, and then nothing happens on them.
+    pub fn carry_at_most(&self, connections: u64) {
+        self.shared.lock().most = connections;
         self.shared.changed.notify_all();
     }
 
@@ -148,6 +156,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
+        self.carry_at_most(u64::MAX);
         self.thaw();
         drop(TcpStream::connect(self.address));
         if let Some(listener) = self.listener.take() {
@@ -190,7 +199,8 @@ impl Shared {
                 Err(_) => return,
             },
         };
-        self.pass_gate();
+        let waiting = |state: &mut State| state.frozen || state.accepted >= state.most;
+        drop(self.changed.wait_while(self.lock(), waiting).expect("never held while anything can panic"));
         // A target that is down looks like a line that is cut at once.
         let Ok(far) = TcpStream::connect_timeout(&target, PATIENCE) else { return };
         far.set_nodelay(true).expect("nodelay");

@@ -298,6 +298,7 @@ pub struct Plan {
     gateways: usize,
     agents: usize,
     line: bool,
+    connections: u64,
     gateway: Settings,
     agent: Settings,
     descriptors: Option<u32>,
@@ -329,6 +330,13 @@ impl Plan {
     /// Agents reach the (only) Gateway through a [`Line`].
     pub fn line(mut self) -> Plan {
         self.line = true;
+        self
+    }
+
+    /// The same, with a line that carries only so many connections.
+    pub fn line_of(mut self, connections: u64) -> Plan {
+        self.line = true;
+        self.connections = connections;
         self
     }
 
@@ -372,7 +380,9 @@ impl Plan {
         let gateways: Vec<_> = (0..self.gateways).map(|_| start_gateway()).collect();
         let line = self.line.then(|| {
             assert_eq!(gateways.len(), 1, "a line leads to one Gateway");
-            Line::to(gateways[0].address())
+            let line = Line::to(gateways[0].address());
+            line.carry_at_most(self.connections);
+            line
         });
         let addresses = match &line {
             Some(line) => vec![line.address()],
@@ -400,6 +410,7 @@ impl World {
             gateways: 1,
             agents: 1,
             line: false,
+            connections: u64::MAX,
             gateway: Settings::gateway(),
             agent: Settings::agent(),
             descriptors: None,

@@ -152,6 +152,7 @@ fn a_silent_link_is_noticed_in_two_intervals_when_nobody_waits() {
         .agent("Agent__HeartbeatIntervalSeconds", "5")
         .start();
     let _upstream = world.publish("frozen.test");
+    world.line().wait_open(4);
     let before = world.line().accepted();
     world.line().freeze();
     let began = Instant::now();
@@ -163,6 +164,27 @@ fn a_silent_link_is_noticed_in_two_intervals_when_nobody_waits() {
     world.agent().wait_connected();
     world.wait_served("frozen.test");
     assert!(world.line().accepted() > before);
+}
+
+#[test]
+fn a_session_serves_while_its_other_links_hang() {
+    let world = World::plan()
+        .line_of(1)
+        .gateway("Gateway__HeartbeatIntervalSeconds", "5")
+        .agent("Agent__HeartbeatIntervalSeconds", "5")
+        .start();
+    let _upstream = world.publish("hanging.test");
+    assert_eq!(world.get("hanging.test", "/hello").status(), 200);
+    // The only Link that works freezes too: that is noticed although others are still being opened.
+    world.line().freeze();
+    let began = Instant::now();
+    until("the Agent notices", PATIENCE, || {
+        (world.agent().status()["connectionStatus"] != "Connected").then_some(())
+    });
+    assert!(began.elapsed() < Duration::from_secs(16), "{:?}", began.elapsed());
+    world.line().carry_at_most(u64::MAX);
+    world.line().thaw();
+    world.wait_served("hanging.test");
 }
 
 #[test]

@@ -205,7 +205,8 @@ fn requests_that_are_sent_without_reading_answers_wait() {
 fn nothing_leaks() {
     let world = World::start();
     let upstream = world.publish("leaks.test");
-    let kinds: [(&str, fn(Visitor)); 10] = [
+    type Visit = fn(Visitor);
+    let kinds: [(&str, Visit); 10] = [
         ("answered", |mut v| drop(v.get("/hello"))),
         ("not answered", |mut v| drop(v.get("/no-answer"))),
         ("half an answer", |mut v| drop(v.try_request("GET", "/short", &[], None))),

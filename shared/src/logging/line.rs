@@ -113,7 +113,7 @@ pub(super) struct Old {
     pub(super) text: Box<str>,
 }
 
-/// Reads what [`file`] writes, and what the earlier program wrote.
+/// Reads what [`file()`] writes, and what the earlier program wrote.
 pub(super) fn read_back(line: &str) -> Option<Old> {
     let (time, rest) = line.split_at_checked(23)?;
     let time = clock::parse_database(time).ok()?;
