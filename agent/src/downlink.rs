@@ -31,21 +31,18 @@ impl Downlink {
     }
 
     fn open(&mut self, link: &Arc<Link>, open: &Open<'_>) {
-        let refusal = if self.session.is_draining() {
-            (Reason::Draining, String::new())
-        } else {
-            #[cfg(debug_assertions)]
-            provoke_panic(open);
-            match self.core.targets.find(&open.mapping) {
-                Found::Target(target) => {
-                    match Upstream::open(&self.core, &self.session, link, open, target, &mut self.context) {
-                        Ok(()) => return,
-                        Err(refusal) => refusal,
-                    }
+        #[cfg(debug_assertions)]
+        provoke_panic(open);
+        // Also while we drain: the Gateway sent it before it knew.
+        let refusal = match self.core.targets.find(&open.mapping) {
+            Found::Target(target) => {
+                match Upstream::open(&self.core, &self.session, link, open, target, &mut self.context) {
+                    Ok(()) => return,
+                    Err(refusal) => refusal,
                 }
-                Found::Disabled => (Reason::MappingDisabled, String::new()),
-                Found::Unknown => (Reason::MappingUnknown, String::new()),
             }
+            Found::Disabled => (Reason::MappingDisabled, String::new()),
+            Found::Unknown => (Reason::MappingUnknown, String::new()),
         };
         self.refuse(link, open.stream, refusal.0, &refusal.1);
     }

@@ -38,6 +38,10 @@ const PROBE_SOON: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(60);
 /// then this often.
 const PROBE_LATER: Duration = Duration::from_secs(15);
+/// How long to wait for the Gateway's answer to `draining`.
+const DRAIN_ANSWER: Duration = Duration::from_secs(2);
+/// No Stream for this long after it, and none is coming.
+const DRAIN_QUIET: Duration = Duration::from_millis(100);
 /// A Session that lasted this long was not one of two that replace each other all the time.
 const STABLE: Duration = Duration::from_secs(120);
 /// A wall clock that runs ahead of the monotonic one by this much: the machine has slept.
@@ -562,9 +566,25 @@ impl Tunnel {
             link.control(&ToGateway::Draining.to_json());
             link.flush();
         }
-        while !session.streams.is_empty() && Instant::now() < until && !session.links().is_empty() {
-            if let Ok(Event::LinkClosed(link, _)) = events.recv_timeout(Duration::from_millis(50)) {
-                session.lose(&link);
+        // The Gateway answers on every Link when it opens no more Streams; one may have been opened just before.
+        let patience = (Instant::now() + DRAIN_ANSWER).min(until);
+        let mut answered = 0;
+        let mut quiet = Instant::now();
+        while Instant::now() < until && !session.links().is_empty() {
+            let now = Instant::now();
+            let waits_for_answer = answered < session.links().len() && now < patience;
+            if waits_for_answer || !session.streams.is_empty() {
+                quiet = now;
+            }
+            if now >= quiet + DRAIN_QUIET {
+                break;
+            }
+            match events.recv_timeout(DRAIN_QUIET / 4) {
+                Ok(Event::LinkClosed(link, _)) => drop(session.lose(&link)),
+                Ok(Event::Message(_, message)) if *message == ToAgent::Draining => answered += 1,
+                // Nothing else matters any more; a further Link is closed with the others.
+                Ok(Event::Joined(Ok((link, _)))) => link.close("the agent is shutting down"),
+                _ => {}
             }
         }
         if let Some(link) = session.links().first() {

@@ -116,7 +116,14 @@ impl Receiver for Uplink {
                 link.control(&ToAgent::ConfigAck(ack).to_json());
                 self.core.resume_held();
             }
-            Ok(ToGateway::Draining) => session.drain(),
+            Ok(ToGateway::Draining) => {
+                session.drain();
+                // On every Link, so that the Agent knows when no Open can come any more.
+                for link in session.links() {
+                    link.control(&ToAgent::Draining.to_json());
+                    self.context.touch_link(&link);
+                }
+            }
             Ok(ToGateway::Bye) => return Err("the agent said goodbye".into()),
             Ok(ToGateway::Hello(_)) => return Err("a second hello".into()),
             Ok(ToGateway::Unsupported { what }) => {
