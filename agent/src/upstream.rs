@@ -252,7 +252,9 @@ impl Upstream {
     ) -> Result<Arc<Upstream>, (Box<Exchange>, Outbox)> {
         while let Some(upstream) = core.pool.take(target.serial) {
             let mut inner = lock(&upstream.inner);
-            if matches!(inner.phase, Phase::Idle) && !inner.closing {
+            // What cannot be sent again must not be sent on a connection that the upstream has closed already.
+            let usable = exchange.again.is_some() || inner.wire.as_ref().is_some_and(is_silent);
+            if matches!(inner.phase, Phase::Idle) && !inner.closing && usable {
                 inner.phase = Phase::Exchange;
                 inner.reused = true;
                 inner.exchange = Some(exchange);
@@ -1136,6 +1138,11 @@ fn host_header(target: &Target, head: &RequestHead<'_>) -> String {
         Some(fixed) => fixed.clone(),
         None => visitor().unwrap_or(&target.authority).to_owned(),
     }
+}
+
+/// Whether an idle connection has nothing to read, not even its end.
+fn is_silent(wire: &Wire) -> bool {
+    wire.socket().peek(&mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Why a connection could not be made.

@@ -407,3 +407,21 @@ fn every_request_is_one_line_in_the_log() {
     let line = world.gateways[0].daemon.wait_line("unique=4712");
     assert!(!line.chars().any(char::is_control), "{line:?}");
 }
+
+#[test]
+fn a_panic_in_one_stream_ends_that_stream_only() {
+    // A debug build panics when asked to, so that this can be seen from outside.
+    let world = World::plan().agent("OCTOPORTY_TEST_PANIC", "1").start();
+    let upstream = world.publish("panic.test");
+    let mut bystander = world.visitor("panic.test");
+    bystander.ask("GET", "/hang", &[]);
+    upstream.wait_request("/hang");
+    for _ in 0..3 {
+        let mut unlucky = world.visitor("panic.test");
+        unlucky.ask("GET", "/hello", &[("X-Octoporty-Test-Panic", "now")]);
+        assert_eq!(unlucky.response("GET").status(), 502);
+    }
+    assert_eq!(world.get("panic.test", "/hello").status(), 200);
+    assert_eq!(upstream.closed(), 0, "the stream beside it goes on");
+    assert_eq!(world.agent().status()["connectionStatus"], "Connected");
+}
