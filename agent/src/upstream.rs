@@ -1079,7 +1079,7 @@ impl Exchange {
     /// The upstream took `taken` bytes.
     fn grant(&mut self, taken: usize, may_grow: bool, context: &mut Context) {
         let before = self.window.size();
-        if let Some(bytes) = self.window.consumed(taken, monotime::micros(), self.link.rtt(), may_grow)
+        if let Some(bytes) = self.window.consumed(taken, monotime::micros(), self.link.base_rtt(), may_grow)
             && self.open
         {
             self.link.urgent(&Frame::Credit { stream: self.stream, bytes });

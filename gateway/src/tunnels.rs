@@ -141,13 +141,13 @@ impl Session {
         lock(&self.links).iter().map(|(link, _)| Arc::clone(link)).collect()
     }
 
-    /// The home of a new Stream: the Link with the fewest unsent bytes, then the fewest Streams. On a local line a
+    /// The home of a new Stream: the Link with the fewest long transfers, then unsent bytes, then Streams. On a local line a
     /// few dozen Streams share a Link, because there the hand-over from thread to thread is what costs.
     pub(crate) fn choose_link(&self) -> Option<Arc<Link>> {
         let links = lock(&self.links);
         let load = |link: &Arc<Link>| {
-            let share = if (1..NEAR).contains(&link.rtt()) { SHARED } else { 1 };
-            (link.unsent() / UNSENT_STEP, link.streams() / share)
+            let share = if (1..NEAR).contains(&link.base_rtt()) { SHARED } else { 1 };
+            (link.heavy(), link.unsent() / UNSENT_STEP, link.streams() / share)
         };
         links.iter().map(|(link, _)| link).min_by_key(|link| load(link)).cloned()
     }

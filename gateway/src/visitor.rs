@@ -49,6 +49,8 @@ const IDLE_TIME: u64 = 300_000_000;
 const LINGER_TIME: u64 = 5_000_000;
 /// Requests that wait for an Agent at the same time.
 const MAX_HELD: usize = 256;
+/// An answer that is longer than this is a long transfer: new Streams avoid its Link.
+const HEAVY: u64 = 1024 * 1024;
 /// Data of this size goes to the socket at once, without being copied.
 const DIRECT: usize = 4 * 1024;
 
@@ -139,6 +141,8 @@ struct Exchange {
     unconsumed: usize,
     response_done: bool,
     response_bytes: u64,
+    /// The answer is a long transfer, and its Link knows.
+    heavy: bool,
     /// Raw: the Agent's direction has ended, and the sending half was closed.
     half_closed: bool,
     /// How it failed, for the log.
@@ -502,6 +506,7 @@ impl Visitor {
             unconsumed: 0,
             response_done: false,
             response_bytes: 0,
+            heavy: false,
             half_closed: false,
             failed: None,
             visitor: address,
@@ -762,6 +767,10 @@ impl Visitor {
             }
         }
         exchange.response_bytes += bytes.len() as u64;
+        if exchange.response_bytes > HEAVY && exchange.open && !exchange.heavy {
+            exchange.heavy = true;
+            exchange.link.heavy_begins();
+        }
         if !bytes.is_empty() {
             exchange.unconsumed += bytes.len();
             let prefix = exchange.encoder.prefix(bytes.len());
@@ -835,7 +844,7 @@ impl Visitor {
         if let Some(exchange) = inner.exchange(stream) {
             log::debug!("{} reset by the agent: {reason} {text}", exchange.request_id);
             exchange.session.streams.remove(stream);
-            exchange.link.stream_ends();
+            exchange.leave_link();
             exchange.open = false;
             self.fail_inner(&mut inner, stream, reason, context);
         }
@@ -903,7 +912,7 @@ impl Visitor {
             return;
         }
         exchange.session.streams.remove(exchange.stream);
-        exchange.link.stream_ends();
+        exchange.leave_link();
         if let Some((reason, text)) = tell {
             let frame = Frame::Reset { stream: exchange.stream, reason, text };
             exchange.link.reset(exchange.stream, &frame);
@@ -1218,10 +1227,17 @@ impl Exchange {
         context.touch_link(&self.spread.put(place, bytes, end));
     }
 
+    fn leave_link(&mut self) {
+        self.link.stream_ends();
+        if std::mem::take(&mut self.heavy) {
+            self.link.heavy_ends();
+        }
+    }
+
     /// The visitor's socket took `taken` bytes.
     fn grant(&mut self, taken: usize, may_grow: bool, context: &mut Context) {
         let before = self.window.size();
-        if let Some(bytes) = self.window.consumed(taken, monotime::micros(), self.link.rtt(), may_grow)
+        if let Some(bytes) = self.window.consumed(taken, monotime::micros(), self.link.base_rtt(), may_grow)
             && self.open
         {
             self.link.urgent(&Frame::Credit { stream: self.stream, bytes });

@@ -23,7 +23,7 @@ pub const INITIAL_WARM: u32 = 1024 * 1024;
 pub const MAX_WINDOW: u32 = 16 * 1024 * 1024;
 /// Round trips shorter than this count as this long, microseconds: on a local line the window should cover the
 /// time a busy thread needs to come round, not the microseconds of the wire.
-const MIN_RTT: u64 = 4_000;
+const MIN_RTT: u64 = 1_000;
 
 /// What this side may still send on a Stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

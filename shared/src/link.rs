@@ -98,12 +98,16 @@ pub struct Link {
     last_in: AtomicU64,
     last_out: AtomicU64,
     rtt: AtomicU64,
+    /// The shortest round trip seen; `u64::MAX` before the first.
+    base_rtt: AtomicU64,
     peer_uptime: AtomicU64,
     good_window: AtomicU32,
     busy: AtomicBool,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     streams: AtomicUsize,
+    /// Of these, long transfers.
+    heavy: AtomicUsize,
     /// The WebSocket close code that the peer sent; 0 for none.
     close_code: AtomicU16,
 }
@@ -169,12 +173,14 @@ impl Link {
             last_in: AtomicU64::new(now),
             last_out: AtomicU64::new(now),
             rtt: AtomicU64::new(0),
+            base_rtt: AtomicU64::new(u64::MAX),
             peer_uptime: AtomicU64::new(0),
             good_window: AtomicU32::new(0),
             busy: AtomicBool::new(false),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
+            heavy: AtomicUsize::new(0),
             close_code: AtomicU16::new(0),
         }))
     }
@@ -198,6 +204,15 @@ impl Link {
     /// Round trip, microseconds, smoothed; 0 until the first Beat was answered.
     pub fn rtt(&self) -> u64 {
         self.rtt.load(Relaxed)
+    }
+
+    /// The shortest round trip seen, microseconds; 0 until the first Beat was answered. Windows grow by it and not by
+    /// the present one, because that includes the queue which they cause.
+    pub fn base_rtt(&self) -> u64 {
+        match self.base_rtt.load(Relaxed) {
+            u64::MAX => 0,
+            rtt => rtt,
+        }
     }
 
     /// How long the peer has run, seconds, as it last said.
@@ -228,6 +243,21 @@ impl Link {
     /// Open Streams that it carries.
     pub fn streams(&self) -> usize {
         self.streams.load(Relaxed)
+    }
+
+    /// Long transfers among them.
+    pub fn heavy(&self) -> usize {
+        self.heavy.load(Relaxed)
+    }
+
+    /// One of its Streams turned out to be a long transfer.
+    pub fn heavy_begins(&self) {
+        self.heavy.fetch_add(1, Relaxed);
+    }
+
+    /// A long transfer has ended.
+    pub fn heavy_ends(&self) {
+        self.heavy.fetch_sub(1, Relaxed);
     }
 
     /// A Stream was given to it.
@@ -633,6 +663,7 @@ impl Link {
                 let old = self.rtt.load(Relaxed);
                 let smooth = if old == 0 { sample } else { (old * 3 + sample) / 4 };
                 self.rtt.store(smooth, Relaxed);
+                self.base_rtt.fetch_min(sample, Relaxed);
                 self.peer_uptime.store(uptime, Relaxed);
                 Ok(())
             }
