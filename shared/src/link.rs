@@ -44,6 +44,8 @@ const NOTSENT: u32 = 64 * 1024;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Control bytes waiting beyond which the peer evidently does not read.
 const MAX_CONTROL_QUEUED: usize = 16 * 1024 * 1024;
+/// How long the shortest round trip is believed, at least. Microseconds.
+const BASE_RTT_TIME: u64 = 60_000_000;
 /// Waiting sources looked at per batch.
 const WAITERS_PER_BATCH: usize = 32;
 
@@ -58,6 +60,27 @@ pub trait Receiver: Send + 'static {
     fn pause(&mut self, link: &Arc<Link>);
     /// The Link is closed; the last call.
     fn closed(&mut self, link: &Arc<Link>, why: &str);
+}
+
+/// The shortest round trip of the present minute and of the one before, so that a line that became longer is noticed.
+#[derive(Default)]
+struct BaseRtt {
+    since: u64,
+    now: Option<u64>,
+    before: Option<u64>,
+}
+
+impl BaseRtt {
+    fn add(&mut self, sample: u64, now: u64) {
+        if now.saturating_sub(self.since) > BASE_RTT_TIME {
+            *self = BaseRtt { since: now, now: None, before: self.now };
+        }
+        self.now = Some(self.now.map_or(sample, |least| least.min(sample)));
+    }
+
+    fn get(&self) -> u64 {
+        [self.now, self.before].into_iter().flatten().min().unwrap_or(0)
+    }
 }
 
 /// Who may write to the socket.
@@ -98,8 +121,7 @@ pub struct Link {
     last_in: AtomicU64,
     last_out: AtomicU64,
     rtt: AtomicU64,
-    /// The shortest round trip seen; `u64::MAX` before the first.
-    base_rtt: AtomicU64,
+    base_rtt: Mutex<BaseRtt>,
     peer_uptime: AtomicU64,
     good_window: AtomicU32,
     busy: AtomicBool,
@@ -173,7 +195,7 @@ impl Link {
             last_in: AtomicU64::new(now),
             last_out: AtomicU64::new(now),
             rtt: AtomicU64::new(0),
-            base_rtt: AtomicU64::new(u64::MAX),
+            base_rtt: Mutex::default(),
             peer_uptime: AtomicU64::new(0),
             good_window: AtomicU32::new(0),
             busy: AtomicBool::new(false),
@@ -206,13 +228,10 @@ impl Link {
         self.rtt.load(Relaxed)
     }
 
-    /// The shortest round trip seen, microseconds; 0 until the first Beat was answered. Windows grow by it and not by
-    /// the present one, because that includes the queue which they cause.
+    /// The shortest round trip of the last minutes, microseconds; 0 until the first Beat was answered. Windows grow by
+    /// it and not by the present one, because that includes the queue which they cause.
     pub fn base_rtt(&self) -> u64 {
-        match self.base_rtt.load(Relaxed) {
-            u64::MAX => 0,
-            rtt => rtt,
-        }
+        lock(&self.base_rtt).get()
     }
 
     /// How long the peer has run, seconds, as it last said.
@@ -663,7 +682,7 @@ impl Link {
                 let old = self.rtt.load(Relaxed);
                 let smooth = if old == 0 { sample } else { (old * 3 + sample) / 4 };
                 self.rtt.store(smooth, Relaxed);
-                self.base_rtt.fetch_min(sample, Relaxed);
+                lock(&self.base_rtt).add(sample, monotime::micros());
                 self.peer_uptime.store(uptime, Relaxed);
                 Ok(())
             }
@@ -836,5 +855,24 @@ impl Write for Inlet<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_round_trip_is_believed_for_a_minute_or_two() {
+        let mut base = BaseRtt::default();
+        assert_eq!(base.get(), 0);
+        base.add(70, 1);
+        base.add(50, 2);
+        base.add(900, 3);
+        assert_eq!(base.get(), 50);
+        base.add(900, BASE_RTT_TIME + 2);
+        assert_eq!(base.get(), 50);
+        base.add(900, 2 * BASE_RTT_TIME + 4);
+        assert_eq!(base.get(), 900);
     }
 }

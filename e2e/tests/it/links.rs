@@ -276,6 +276,9 @@ fn a_long_line_is_filled_in_both_directions() {
     let world = World::plan().line().agent("Agent__Links", "1").start();
     let _upstream = world.publish("far.test");
     world.line().set_delay(Duration::from_millis(50));
+    // Links are made over the long line: windows grow by the shortest round trip that a Link has seen.
+    world.line().cut();
+    world.wait_served("far.test");
     // With the initial Credit of 256 KiB, 100 ms there and back, 48 MiB would take 19 s.
     let len = 48 << 20;
     let slow = Duration::from_secs(13);
