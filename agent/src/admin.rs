@@ -1,17 +1,22 @@
 //! The Operator's side of the Agent: its page, its API, and who may use them.
 //!
-//! `listener` turns bytes into a [`http::Request`] and a [`http::Response`] into bytes; everything between is
-//! a function from one to the other ([`api::handle`]) and is tested without a socket. What a save changes in
+//! `listener` decides who gets a connection, `connection` turns bytes into a [`http::Request`] and `reply` a
+//! [`http::Response`] into bytes; everything between is a function from one to the other ([`api::handle_for`]) and is tested without a socket. What a save changes in
 //! the tunnel is left to [`crate::control`], what is stored and how to [`crate::store`].
 
 mod api;
+mod connection;
+mod events;
 mod http;
 mod listener;
 mod lockout;
 mod login;
+mod logs;
 mod mappings;
 mod pages;
 mod problem;
+mod reply;
+mod status;
 mod token;
 
 use std::fmt;
@@ -20,11 +25,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use time::OffsetDateTime;
+
 use shared::secret::Secret;
 
 use crate::control::Control;
+use crate::events::Live;
 use crate::password::{PasswordHash, PasswordHashFault};
 use crate::store::Store;
+use crate::timestamp;
 
 /// What the admin page needs to know from the settings.
 #[derive(Clone, Debug)]
@@ -45,7 +54,10 @@ pub struct App {
     password: PasswordHash,
     store: Store,
     control: Arc<dyn Control>,
+    live: Live,
     lockouts: Mutex<lockout::Lockouts>,
+    /// When the Agent was started.
+    started: OffsetDateTime,
     /// Passwords being checked at this moment.
     checking: AtomicUsize,
     /// Where we really listen, once we do.
@@ -77,7 +89,12 @@ impl std::error::Error for AdminError {}
 
 impl App {
     /// Puts together what the requests will use.
-    pub fn new(config: AdminConfig, store: Store, control: Arc<dyn Control>) -> Result<App, AdminError> {
+    pub fn new(
+        config: AdminConfig,
+        store: Store,
+        control: Arc<dyn Control>,
+        live: Live,
+    ) -> Result<App, AdminError> {
         let password =
             PasswordHash::parse(config.password_hash.expose()).map_err(AdminError::PasswordHash)?;
         Ok(App {
@@ -85,7 +102,9 @@ impl App {
             password,
             store,
             control,
+            live,
             lockouts: Mutex::default(),
+            started: timestamp::now(),
             checking: AtomicUsize::new(0),
             address: OnceLock::new(),
         })

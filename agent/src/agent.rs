@@ -14,6 +14,7 @@ use shared::threads;
 
 use crate::config::Config;
 use crate::control::{Control, RouteState, TunnelState, TunnelStatus};
+use crate::events::Hub;
 use crate::pool::Pool;
 use crate::resolver::Resolver;
 use crate::store::Store;
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) tls: UpstreamTls,
     /// Bytes of request body that a Gateway may send on a new Stream.
     pub(crate) request_credit: u32,
+    /// Who has the admin page open.
+    pub(crate) hub: Arc<Hub>,
     admin: OnceLock<SocketAddr>,
 }
 
@@ -109,8 +112,8 @@ impl std::fmt::Display for StartFault {
 
 impl std::error::Error for StartFault {}
 
-/// Starts dialling and serving.
-pub fn start(config: Config, store: Store) -> Result<Agent, StartFault> {
+/// Starts dialling and serving; `hub` hears of it.
+pub fn start(config: Config, store: Store, hub: Arc<Hub>) -> Result<Agent, StartFault> {
     shared::os::raise_descriptor_limit();
     let wants_tls = config.gateway_urls.iter().any(|url| url.tls);
     let gateway_tls = if wants_tls {
@@ -129,6 +132,7 @@ pub fn start(config: Config, store: Store) -> Result<Agent, StartFault> {
         targets: Targets::default(),
         tls: UpstreamTls::default(),
         request_credit: if config.memory_budget < 32 * 1024 * 1024 { INITIAL_TIGHT } else { INITIAL },
+        hub,
         admin: OnceLock::new(),
         config,
     });

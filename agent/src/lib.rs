@@ -3,7 +3,7 @@
 //! In reading order: `config` (settings), `agent` (what is shared, start and stop), `tunnel` and `dial` (the way to
 //! a Gateway), `session` and `downlink` (what comes over it), `targets` (where a Mapping leads), `upstream` (one
 //! connection to a service) with `upstreams`, `pool`, `resolver`, `wire` and `tls` below it, `store` and
-//! `migrations` (SQLite), `control` and `admin` (the operator's page and API).
+//! `migrations` (SQLite), `control`, `events` and `admin` (the operator's page and API).
 
 pub mod admin;
 mod agent;
@@ -12,6 +12,7 @@ mod context;
 pub mod control;
 mod dial;
 mod downlink;
+pub mod events;
 mod migrations;
 pub mod password;
 mod pool;

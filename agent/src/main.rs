@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent::admin::{self, AdminConfig, App};
 use agent::config::{self, Config};
+use agent::events::Live;
 use agent::store::Store;
 use shared::logging;
 use shared::settings::start::Command;
@@ -32,7 +34,7 @@ fn main() -> ExitCode {
 fn run(config: Config) -> Result<(), String> {
     let stop = Stop::new();
     let _signals = stop.on_signals().map_err(|e| format!("cannot listen to signals: {e}"))?;
-    let _log = logging::start(&config.log).map_err(|e| e.to_string())?;
+    let log = logging::start(&config.log).map_err(|e| e.to_string())?;
     logging::print_banner("Agent", agent::VERSION, &config.banner()).map_err(|e| format!("banner: {e}"))?;
     for warning in &config.warnings {
         log::warn!("{warning}");
@@ -44,8 +46,9 @@ fn run(config: Config) -> Result<(), String> {
         password_hash: config.password_hash.clone(),
         version: agent::VERSION.into(),
     };
-    let running = agent::start(config, store.clone()).map_err(|e| e.to_string())?;
-    let app = App::new(admin, store, running.control()).map_err(|e| e.to_string())?;
+    let live = Live { hub: Arc::default(), log: log.ring() };
+    let running = agent::start(config, store.clone(), Arc::clone(&live.hub)).map_err(|e| e.to_string())?;
+    let app = App::new(admin, store, running.control(), live).map_err(|e| e.to_string())?;
     let admin = admin::start(app).map_err(|e| format!("{e}; the port is set by Agent__Port"))?;
     running.set_admin_address(admin.address());
     log::info!("admin page listening on http://{}", admin.address());

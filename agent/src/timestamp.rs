@@ -32,6 +32,11 @@ pub(crate) fn api_form(at: OffsetDateTime) -> String {
     written(at, API) + "Z"
 }
 
+/// As [`api_form`], for milliseconds since 1970; empty for a time that no calendar has.
+pub(crate) fn api_form_ms(ms: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).map(api_form).unwrap_or_default()
+}
+
 /// `Tue, 20 Jan 2026 19:58:47 GMT` (RFC 9110 5.6.7), for `Date` and for cookies.
 pub(crate) fn http_form(at: OffsetDateTime) -> String {
     at.to_offset(UtcOffset::UTC).format(HTTP).unwrap_or_default()

@@ -26,6 +26,7 @@ use crate::config::GatewayUrl;
 use crate::control::{TunnelState, TunnelStatus};
 use crate::dial::{self, DialFault, Step};
 use crate::downlink::Downlink;
+use crate::events;
 use crate::session::Session;
 
 /// Events that may wait; more control messages than that, and the Gateway is not sane.
@@ -430,12 +431,13 @@ impl Tunnel {
 
     fn set_state(&self, new: TunnelState) {
         let mut state = lock(&self.state);
-        if state.status.state != new {
-            state.status.state = new;
-            log::debug!("gateway {}: {new}", self.url);
-        }
+        let changed = std::mem::replace(&mut state.status.state, new) != new;
         drop(state);
         self.acknowledged.notify_all();
+        if changed {
+            log::debug!("gateway {}: {new}", self.url);
+            self.core.hub.publish(events::Event::StatusUpdate);
+        }
     }
 
     /// Keeps an established Session going until it ends.

@@ -6,11 +6,11 @@
 use serde_json::{Map, Value, json};
 
 use super::App;
-use super::http::{MAX_BODY, Request, Response};
+use super::http::{Request, Response};
 use super::problem::{self, problem};
-use super::{login, mappings, pages};
+use super::status::status;
+use super::{events, login, logs, mappings, pages};
 use crate::control::TunnelState;
-use crate::timestamp;
 
 /// What the path says.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +20,7 @@ pub(crate) struct Params<'r> {
 }
 
 /// Who may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Access {
     Anyone,
     Operator,
@@ -31,8 +31,17 @@ struct Route {
     /// With `{id}` for one part.
     path: &'static str,
     access: Access,
-    run: fn(&App, &Request, &Params<'_>) -> Response,
+    /// Largest body in bytes.
+    limit: usize,
+    run: Handler,
 }
+
+type Handler = fn(&App, &Request, &Params<'_>) -> Response;
+
+/// Largest body of the Operator; the largest sensible one is a mapping with a long description.
+const BODY: usize = 256 * 1024;
+/// Largest body of a stranger. He has a password to send.
+const STRANGERS_BODY: usize = 16 * 1024;
 
 const ROUTES: &[Route] = &[
     route("POST", "/api/v1/auth/login", Access::Anyone, login::login),
@@ -47,21 +56,52 @@ const ROUTES: &[Route] = &[
     route("PATCH", "/api/v1/mappings/{id}", Access::Operator, mappings::merge),
     route("DELETE", "/api/v1/mappings/{id}", Access::Operator, mappings::delete),
     route("PATCH", "/api/v1/mappings/{id}/toggle", Access::Operator, mappings::toggle),
+    route("GET", "/api/v1/agent/logs", Access::Operator, logs::agent_logs),
+    route("GET", "/api/v1/events", Access::Operator, events::events),
     route("GET", "/health", Access::Anyone, health),
 ];
 
-const fn route(
-    method: &'static str,
-    path: &'static str,
-    access: Access,
-    run: fn(&App, &Request, &Params<'_>) -> Response,
-) -> Route {
-    Route { method, path, access, run }
+const fn route(method: &'static str, path: &'static str, access: Access, run: Handler) -> Route {
+    let limit = if matches!(access, Access::Anyone) { STRANGERS_BODY } else { BODY };
+    Route { method, path, access, limit, run }
+}
+
+impl Route {
+    /// For a route that takes more.
+    #[expect(dead_code, reason = "for the routes that take files")]
+    const fn limit(mut self, bytes: usize) -> Route {
+        self.limit = bytes;
+        self
+    }
 }
 
 /// The answer to a request.
+#[cfg(test)]
 pub(crate) fn handle(app: &App, request: &Request) -> Response {
-    guarded(answer(app, request))
+    handle_for(app, request).0
+}
+
+/// For whom an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    Stranger,
+    /// Has shown that he may ask.
+    Operator,
+}
+
+/// The answer to a request, and for whom it is.
+pub(crate) fn handle_for(app: &App, request: &Request) -> (Response, Asker) {
+    let (response, asker) = answer(app, request);
+    (guarded(response), asker)
+}
+
+/// How large a body is read for this request, of which only the head is here: a stranger must not make us keep
+/// what only the Operator may send.
+pub(crate) fn body_limit(app: &App, request: &Request) -> usize {
+    match find(request) {
+        Ok((route, _)) if admit(app, request, route).is_ok() => route.limit,
+        _ => STRANGERS_BODY,
+    }
 }
 
 /// Adds what every answer carries, also those given before there was a whole request.
@@ -87,44 +127,58 @@ pub(crate) fn guarded(mut response: Response) -> Response {
     response
 }
 
-fn answer(app: &App, request: &Request) -> Response {
+fn answer(app: &App, request: &Request) -> (Response, Asker) {
     let in_api = request.path == "/api" || request.path.starts_with("/api/") || request.path == "/health";
     if !in_api {
-        return pages::page(request);
+        return (pages::page(request), Asker::Stranger);
     }
+    let admitted = find(request)
+        .and_then(|(route, params)| admit(app, request, route).map(|asker| (route, params, asker)));
+    match admitted {
+        Ok((route, _, asker)) if request.body.len() > route.limit => (too_large(route.limit), asker),
+        Ok((route, params, asker)) => ((route.run)(app, request, &params), asker),
+        Err(refusal) => (refusal, Asker::Stranger),
+    }
+}
+
+/// The route for this path and method.
+fn find(request: &Request) -> Result<(&'static Route, Params<'_>), Response> {
     let matching: Vec<_> = ROUTES.iter().filter_map(|r| Some((r, matches(r.path, &request.path)?))).collect();
     if matching.is_empty() {
-        return problem(404, "the API has no such path");
+        return Err(problem(404, "the API has no such path"));
     }
     // RFC 9110 9.3.2: HEAD is GET without the body, which the listener leaves out.
     let method = if request.method == "HEAD" { "GET" } else { &request.method };
-    let Some((route, params)) = matching.iter().find(|(route, _)| route.method == method) else {
-        let mut allowed: Vec<_> = matching.iter().map(|(route, _)| route.method).collect();
-        if allowed.contains(&"GET") {
-            allowed.push("HEAD");
-        }
-        let allowed = allowed.join(", ");
-        return problem(405, format!("this path takes {allowed}")).with("Allow", allowed);
-    };
-    if route.access == Access::Operator {
-        match login::authenticate(app, request) {
-            Ok(login::Shown::Cookie) if !request.is_safe() => {
-                if let Err(refusal) = login::own_page_only(request) {
-                    return refusal;
-                }
-            }
-            Ok(_) => {}
-            Err(refusal) => return refusal,
-        }
+    if let Some(found) = matching.iter().find(|(route, _)| route.method == method) {
+        return Ok(*found);
     }
-    if request.body.len() > MAX_BODY {
-        return too_large();
+    let mut allowed: Vec<_> = matching.iter().map(|(route, _)| route.method).collect();
+    if allowed.contains(&"GET") {
+        allowed.push("HEAD");
     }
-    (route.run)(app, request, params)
+    let allowed = allowed.join(", ");
+    Err(problem(405, format!("this path takes {allowed}")).with("Allow", allowed))
 }
 
-pub(crate) fn too_large() -> Response {
-    problem(413, format!("a request has at most {} KiB", MAX_BODY / 1024))
+/// Whether this request may go there.
+fn admit(app: &App, request: &Request, route: &Route) -> Result<Asker, Response> {
+    if matches!(route.access, Access::Anyone) {
+        return Ok(Asker::Stranger);
+    }
+    if login::authenticate(app, request)? == login::Shown::Cookie && !request.is_safe() {
+        login::own_page_only(request)?;
+    }
+    Ok(Asker::Operator)
+}
+
+/// What is answered to a body larger than `limit`, which is not read: whoever may not ask at all is told that.
+pub(crate) fn refusal_of_body(app: &App, request: &Request, limit: usize) -> Response {
+    let admitted = find(request).and_then(|(route, _)| admit(app, request, route));
+    admitted.err().unwrap_or_else(|| too_large(limit))
+}
+
+fn too_large(limit: usize) -> Response {
+    problem(413, format!("the body has at most {} KiB here", limit / 1024))
 }
 
 fn matches<'r>(pattern: &str, path: &'r str) -> Option<Params<'r>> {
@@ -155,38 +209,6 @@ pub(crate) fn json_object(request: &Request) -> Result<Map<String, Value>, Respo
     }
 }
 
-/// `GET /api/v1/status`.
-fn status(app: &App, _: &Request, _: &Params<'_>) -> Response {
-    let mappings = match app.store.mappings() {
-        Ok(mappings) => mappings,
-        Err(e) => return problem::internal(&e),
-    };
-    let tunnel = app.control.status();
-    let connected = tunnel.state == TunnelState::Connected;
-    let uptime = tunnel.connected_since.filter(|_| connected).map(|since| since.elapsed().as_secs_f64());
-    let update = tunnel.gateway_version.as_deref().is_some_and(|theirs| newer(&app.config.version, theirs));
-    Response::json(
-        200,
-        &json!({
-            "connectionStatus": tunnel.state.to_string(),
-            "gatewayUrl": tunnel.gateway_url,
-            "lastConnected": tunnel.last_connected.map(timestamp::api_form),
-            "lastDisconnected": tunnel.last_disconnected.map(timestamp::api_form),
-            "reconnectAttempts": tunnel.reconnect_attempts,
-            "uptimeSeconds": uptime,
-            "uptime": uptime,
-            "version": app.config.version,
-            "activeMappings": mappings.iter().filter(|mapping| mapping.enabled).count(),
-            "gatewayVersion": tunnel.gateway_version,
-            "lastError": tunnel.last_error,
-            "gatewayUpdateAvailable": update,
-            "gatewayUptime": tunnel.gateway_uptime,
-            "rttMs": tunnel.rtt_ms,
-            "links": tunnel.links,
-        }),
-    )
-}
-
 /// `POST /api/v1/reconnect`.
 fn reconnect(app: &App, _: &Request, _: &Params<'_>) -> Response {
     app.control.reconnect();
@@ -197,17 +219,6 @@ fn reconnect(app: &App, _: &Request, _: &Params<'_>) -> Response {
 fn health(app: &App, _: &Request, _: &Params<'_>) -> Response {
     let healthy = app.control.status().state == TunnelState::Connected;
     Response::json(200, &json!({ "status": if healthy { "healthy" } else { "degraded" } }))
-}
-
-/// Whether version `ours` is later than `theirs`, number by number; what is no number ends a version.
-fn newer(ours: &str, theirs: &str) -> bool {
-    let parts = |text: &str| -> Vec<u64> {
-        let mut numbers: Vec<u64> =
-            text.trim_start_matches('v').split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect();
-        numbers.resize(numbers.len().max(3), 0);
-        numbers
-    };
-    parts(ours) > parts(theirs)
 }
 
 #[cfg(test)]
@@ -223,7 +234,9 @@ mod tests {
     use super::*;
     use crate::admin::{AdminConfig, token};
     use crate::control::{Control, RouteState, TunnelStatus};
+    use crate::events::Live;
     use crate::store::scratch::Scratch;
+    use crate::timestamp;
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
     /// Of "password", by `openssl passwd -6`.
@@ -279,7 +292,8 @@ mod tests {
             };
             let store = scratch.store();
             *tunnel.store.lock().expect("store") = Some(store.clone());
-            let app = App::new(config, store, Arc::clone(&tunnel) as Arc<dyn Control>).expect("an app");
+            let app = App::new(config, store, Arc::clone(&tunnel) as Arc<dyn Control>, Live::default())
+                .expect("an app");
             World { app, tunnel, _scratch: scratch }
         }
 
@@ -380,7 +394,7 @@ mod tests {
         let listed = world.operator("GET", "/api/v1/mappings", None).value();
         assert_eq!(listed.as_array().expect("a list").len(), 1);
         let deleted = world.operator("DELETE", &path, None);
-        assert_eq!((deleted.status, deleted.body.len()), (204, 0));
+        assert_eq!((deleted.status, deleted.written().expect("a body").len()), (204, 0));
         assert_eq!(world.operator("DELETE", &path, None).status, 404);
         assert_eq!(world.operator("GET", &path, None).status, 404);
         assert_eq!(world.operator("PUT", &path, Some(json!({}))).status, 404);
@@ -479,7 +493,7 @@ mod tests {
             let text = refused.value()["errors"]["serializerErrors"][0].as_str().expect("a text").to_owned();
             assert!(text.contains(word), "{body}: {text}");
         }
-        let deep = format!("{{\"a\":{}", "[".repeat(100_000));
+        let deep = format!("{{\"a\":{}", "[".repeat(16_000));
         let request = login("x");
         assert_eq!(world.ask(&Request { body: deep.into(), ..request }).status, 400);
     }
@@ -526,15 +540,16 @@ mod tests {
     fn every_route_but_the_open_ones_asks_who_is_there() {
         let world = World::new();
         let mut asked = 0;
-        for route in ROUTES.iter().filter(|route| route.access == Access::Operator) {
+        for route in ROUTES.iter().filter(|route| matches!(route.access, Access::Operator)) {
             let path = route.path.replace("{id}", "0f8fad5b-d9cb-469f-a165-70867728950e");
             let answer = world.ask(&Request::new(route.method, &path).json("{}"));
             assert_eq!(answer.status, 401, "{} {path}", route.method);
             assert_eq!(answer.header("WWW-Authenticate"), Some("Bearer"));
             asked += 1;
         }
-        assert_eq!(asked, 9);
-        let open: Vec<_> = ROUTES.iter().filter(|r| r.access == Access::Anyone).map(|r| r.path).collect();
+        assert_eq!(asked, 11);
+        let open: Vec<_> =
+            ROUTES.iter().filter(|r| matches!(r.access, Access::Anyone)).map(|r| r.path).collect();
         assert_eq!(open, ["/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/logout", "/health"]);
     }
 
@@ -594,7 +609,7 @@ mod tests {
     #[test]
     fn wrong_passwords_are_refused_and_then_locked_out() {
         let world = World::new();
-        let long = "x".repeat(100_000);
+        let long = "x".repeat(15_000);
         for password in ["wrong", "", "Password", "password ", &long] {
             assert_eq!(world.ask(&login(password)).status, 401, "{:.20}", password);
         }
@@ -670,7 +685,7 @@ mod tests {
         let mut config = world.app.config.clone();
         config.password_hash = Secret::new(HASH.replace("$abcdefgh$", "$ABCDEFGH$"));
         let tunnel = Arc::clone(&world.tunnel) as Arc<dyn Control>;
-        let app = App::new(config, world.app.store.clone(), tunnel).expect("an app");
+        let app = App::new(config, world.app.store.clone(), tunnel, Live::default()).expect("an app");
         let body = json!({ "refreshToken": token }).to_string();
         let request = Request::new("POST", "/api/v1/auth/refresh").json(&body);
         assert_eq!(handle(&app, &request).status, 401);
@@ -704,13 +719,15 @@ mod tests {
     fn status_has_every_field_connected_or_not() {
         let world = World::new();
         world.mapping("a.example");
+        let started = timestamp::api_form(world.app.started);
         let away = world.operator("GET", "/api/v1/status", None).value();
         assert_eq!(
             away,
             json!({
                 "connectionStatus": "Disconnected", "gatewayUrl": "wss://gateway.example:443", "lastConnected": null,
                 "lastDisconnected": null, "reconnectAttempts": 0, "uptimeSeconds": null, "uptime": null,
-                "version": "1.2.3", "activeMappings": 1, "gatewayVersion": null, "lastError": null,
+                "version": "1.2.3",
+            "startedAt": started, "activeMappings": 1, "gatewayVersion": null, "lastError": null,
                 "gatewayUpdateAvailable": false, "gatewayUptime": null, "rttMs": null, "links": 0,
             })
         );
@@ -749,19 +766,6 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_compared_as_numbers() {
-        for (ours, theirs, expected) in [
-            ("1.10.0", "1.9.0", true),
-            ("1.9.0", "1.10.0", false),
-            ("1.0.0", "1.0.0", false),
-            ("v1.0.1", "1.0", true),
-            ("1.0.0", "rubbish", true),
-        ] {
-            assert_eq!(newer(ours, theirs), expected, "{ours} {theirs}");
-        }
-    }
-
-    #[test]
     fn every_answer_is_guarded() {
         let world = World::new();
         for path in ["/", "/style.css", "/nothing.here", "/api/v1/status", "/api/nothing", "/health"] {
@@ -777,7 +781,7 @@ mod tests {
     #[test]
     fn a_body_too_large_is_refused() {
         let world = World::new();
-        let request = Request { body: vec![b' '; MAX_BODY + 1], ..login("x") };
+        let request = Request { body: vec![b' '; STRANGERS_BODY + 1], ..login("x") };
         assert_eq!(world.ask(&request).status, 413);
     }
 }

@@ -1,7 +1,5 @@
 //! The files of the admin page, embedded in the binary.
 
-use std::borrow::Cow;
-
 use super::http::{Request, Response};
 use super::problem::problem;
 
@@ -25,7 +23,7 @@ pub(crate) fn page(request: &Request) -> Response {
         return problem(405, format!("a page does not take {}", shown(&request.method)))
             .with("Allow", "GET, HEAD");
     }
-    Response { status: 200, headers: Vec::new(), body: Cow::Borrowed(content) }
+    Response::bytes(200, *content)
         .with("Content-Type", *kind)
         // The files change with the binary only, but a browser cannot know when that is.
         .with("Cache-Control", "no-cache")

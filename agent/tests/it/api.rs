@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use agent::admin::{self, Admin, AdminConfig, App};
 use agent::control::{Control, RouteState, TunnelState, TunnelStatus};
+use agent::events::Live;
 use agent::store::Store;
 use shared::mapping::MappingId;
 use shared::secret::Secret;
@@ -60,7 +61,8 @@ impl World {
             password_hash: Secret::new(HASH),
             version: "1.0.0".into(),
         };
-        let app = App::new(config, store.clone(), Arc::new(FakeTunnel { store })).expect("an app");
+        let app =
+            App::new(config, store.clone(), Arc::new(FakeTunnel { store }), Live::default()).expect("an app");
         let admin = admin::start(app).expect("a listener");
         let address = admin.address();
         World { admin: Some(admin), address, directory }
@@ -343,7 +345,8 @@ fn an_address_in_use_is_said() {
         password_hash: Secret::new(HASH),
         version: "1.0.0".into(),
     };
-    let app = App::new(config, store.clone(), Arc::new(FakeTunnel { store })).expect("an app");
+    let app =
+        App::new(config, store.clone(), Arc::new(FakeTunnel { store }), Live::default()).expect("an app");
     let Err(fault) = admin::start(app) else { panic!("two listeners on one port") };
     assert!(fault.to_string().contains(&format!("cannot listen on {}", world.address)), "{fault}");
     world.stop();

@@ -50,6 +50,16 @@ impl Level {
         }
     }
 
+    /// The word that the API has for it: those of the earlier program, which knows four.
+    pub fn word(self) -> &'static str {
+        match self {
+            Level::Fatal | Level::Error => "Error",
+            Level::Warning => "Warning",
+            Level::Information => "Info",
+            Level::Debug | Level::Verbose => "Debug",
+        }
+    }
+
     /// The level that stands in a line as these letters.
     pub fn from_letters(letters: &str) -> Option<Level> {
         use Level::{Debug, Error, Fatal, Information, Verbose, Warning};

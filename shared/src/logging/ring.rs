@@ -106,6 +106,13 @@ impl Ring {
         ring.lines.range(to.saturating_sub(count)..to).cloned().collect()
     }
 
+    /// As [`Ring::before`], of those lines only that are `wanted`, newest first.
+    pub fn before_where(&self, id: u64, count: usize, wanted: impl Fn(&Line) -> bool) -> Vec<Line> {
+        let ring = lock(&self.lines);
+        let to = ring.lines.partition_point(|line| line.id < id);
+        ring.lines.range(..to).rev().filter(|line| wanted(line)).take(count).cloned().collect()
+    }
+
     /// Lines from now on, of which `capacity` may wait to be taken; `None` when too many listen already. Subscribe
     /// first and read the past afterwards: then a line may come twice, which its id tells, but none is missed.
     pub fn subscribe(&self, capacity: usize) -> Option<Subscription> {
@@ -162,6 +169,15 @@ mod tests {
         assert_eq!(ids(&ring.before(2, 3)), [1]);
         assert_eq!(ids(&ring.before(0, 3)), [] as [u64; 0]);
         assert_eq!(&*ring.since(4, 1)[0].text, "line 5");
+    }
+
+    #[test]
+    fn pages_of_some_lines_only_skip_the_others() {
+        let ring = ring(10);
+        let even = |line: &Line| line.id.is_multiple_of(2);
+        assert_eq!(ids(&ring.before_where(u64::MAX, 3, even)), [10, 8, 6]);
+        assert_eq!(ids(&ring.before_where(6, 3, even)), [4, 2]);
+        assert_eq!(ids(&ring.before_where(u64::MAX, 3, |_| false)), [] as [u64; 0]);
     }
 
     #[test]

@@ -1,0 +1,98 @@
+//! `GET /api/v1/status`: how the Agent is doing, also for those who listen to events.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::App;
+use super::api::Params;
+use super::http::{Request, Response};
+use super::problem;
+use crate::control::{Control, TunnelState};
+use crate::store::{Store, StoreError};
+use crate::timestamp;
+
+/// `GET /api/v1/status`.
+pub(crate) fn status(app: &App, _: &Request, _: &Params<'_>) -> Response {
+    match Source::new(app).value() {
+        Ok(value) => Response::json(200, &value),
+        Err(e) => problem::internal(&e),
+    }
+}
+
+/// What the status is made of: outlives the request of whoever listens.
+#[derive(Clone)]
+pub(crate) struct Source {
+    store: Store,
+    control: Arc<dyn Control>,
+    version: String,
+    started: OffsetDateTime,
+}
+
+impl Source {
+    pub(crate) fn new(app: &App) -> Source {
+        Source {
+            store: app.store.clone(),
+            control: Arc::clone(&app.control),
+            version: app.config.version.clone(),
+            started: app.started,
+        }
+    }
+
+    /// The status now.
+    pub(crate) fn value(&self) -> Result<Value, StoreError> {
+        let mappings = self.store.mappings()?;
+        let tunnel = self.control.status();
+        let connected = tunnel.state == TunnelState::Connected;
+        let uptime = tunnel.connected_since.filter(|_| connected).map(|since| since.elapsed().as_secs_f64());
+        let update = tunnel.gateway_version.as_deref().is_some_and(|theirs| newer(&self.version, theirs));
+        Ok(json!({
+            "connectionStatus": tunnel.state.to_string(),
+            "gatewayUrl": tunnel.gateway_url,
+            "lastConnected": tunnel.last_connected.map(timestamp::api_form),
+            "lastDisconnected": tunnel.last_disconnected.map(timestamp::api_form),
+            "reconnectAttempts": tunnel.reconnect_attempts,
+            "uptimeSeconds": uptime,
+            "uptime": uptime,
+            "version": self.version,
+            "startedAt": timestamp::api_form(self.started),
+            "activeMappings": mappings.iter().filter(|mapping| mapping.enabled).count(),
+            "gatewayVersion": tunnel.gateway_version,
+            "lastError": tunnel.last_error,
+            "gatewayUpdateAvailable": update,
+            "gatewayUptime": tunnel.gateway_uptime,
+            "rttMs": tunnel.rtt_ms,
+            "links": tunnel.links,
+        }))
+    }
+}
+
+/// Whether version `ours` is later than `theirs`, number by number; what is no number ends a version.
+fn newer(ours: &str, theirs: &str) -> bool {
+    let parts = |text: &str| -> Vec<u64> {
+        let mut numbers: Vec<u64> =
+            text.trim_start_matches('v').split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect();
+        numbers.resize(numbers.len().max(3), 0);
+        numbers
+    };
+    parts(ours) > parts(theirs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for (ours, theirs, expected) in [
+            ("1.10.0", "1.9.0", true),
+            ("1.9.0", "1.10.0", false),
+            ("1.0.0", "1.0.0", false),
+            ("v1.0.1", "1.0", true),
+            ("1.0.0", "rubbish", true),
+        ] {
+            assert_eq!(newer(ours, theirs), expected, "{ours} {theirs}");
+        }
+    }
+}
