@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use shared::credit::{Budget, INITIAL, INITIAL_TIGHT};
 use shared::mapping::MappingId;
+use shared::notify::Vital;
 use shared::poll::{Handle, Poller, Table};
 use shared::threads;
 
@@ -157,6 +158,16 @@ impl Agent {
     /// What the admin page may ask.
     pub fn control(&self) -> Arc<dyn Control> {
         Arc::clone(&self.tunnels) as Arc<dyn Control>
+    }
+
+    /// What must go on for visitors to be served: the thread of the upstreams, and that of each tunnel.
+    pub fn vitals(&self) -> Vec<Vital> {
+        let mut vitals = vec![Vital::poller("upstreams", self.tunnels.core.poller.clone())];
+        for (number, tunnel) in self.tunnels.tunnels.iter().enumerate() {
+            let tunnel = Arc::clone(tunnel);
+            vitals.push(Vital::new(format!("g{number}-tunnel"), || {}, move || tunnel.is_alive()));
+        }
+        vitals
     }
 
     /// Where the admin page listens, so that no Mapping can lead there.

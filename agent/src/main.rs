@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use agent::admin::{self, AdminConfig, App};
 use agent::config::{self, Config};
+use agent::control::{TunnelState, TunnelStatus};
 use agent::events::Live;
 use agent::store::Store;
 use shared::logging;
+use shared::notify::{Notify, Vital};
+use shared::settings::healthcheck;
 use shared::settings::start::Command;
 use shared::stop::Stop;
 
@@ -39,6 +42,7 @@ fn run(config: Config) -> Result<(), String> {
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
+    let notify = Notify::from_environment().map_err(|e| e.to_string())?;
     let store = Store::open(&config.database).map_err(|e| e.to_string())?;
     let admin = AdminConfig {
         bind: SocketAddr::new(config.bind_address, config.port),
@@ -52,8 +56,19 @@ fn run(config: Config) -> Result<(), String> {
     let admin = admin::start(app).map_err(|e| format!("{e}; the port is set by Agent__Port"))?;
     running.set_admin_address(admin.address());
     log::info!("admin page listening on http://{}", admin.address());
+    let mut vitals = running.vitals();
+    let address = admin.address();
+    vitals.push(Vital::new(
+        "admin page",
+        || {},
+        move || healthcheck::ask(address.ip(), address.port()).is_ok(),
+    ));
+    let control = running.control();
+    let status = move || describe(&control.status(), address);
+    let keeper = notify.ready(vitals, status).map_err(|e| e.to_string())?;
     stop.wait();
     log::info!("stopping; running requests have {} s to finish", DRAIN.as_secs());
+    keeper.stopping("running requests may finish");
     let mut panicked = running.stop(DRAIN);
     panicked.extend(admin.stop());
     if panicked.is_empty() {
@@ -62,4 +77,15 @@ fn run(config: Config) -> Result<(), String> {
     } else {
         Err(format!("threads that had panicked: {}", panicked.join(", ")))
     }
+}
+
+/// The line that the service manager shows.
+fn describe(status: &TunnelStatus, admin: SocketAddr) -> String {
+    let gateway = &status.gateway_url;
+    let tunnel = match (status.state, &status.last_error) {
+        (TunnelState::Connected, _) => format!("connected to {gateway}"),
+        (_, Some(error)) => format!("not connected: {error}"),
+        (_, None) => format!("connecting to {gateway}"),
+    };
+    format!("{tunnel}; admin page on http://{admin}")
 }

@@ -18,6 +18,7 @@ use shared::hello::{
     VERSION_MIN, Welcome,
 };
 use shared::link::{Link, Threads};
+use shared::monotime;
 use shared::threads::{self, lock};
 use time::OffsetDateTime;
 
@@ -43,6 +44,9 @@ const PROBE_LATER: Duration = Duration::from_secs(15);
 const DRAIN_ANSWER: Duration = Duration::from_secs(2);
 /// No Stream for this long after it, and none is coming.
 const DRAIN_QUIET: Duration = Duration::from_millis(100);
+/// The thread comes round every second, or every `PROBE_LATER` while it waits; but a name with many addresses, none of
+/// which answers, keeps it dialling. Microseconds after which it counts as hanging.
+const HANGS: u64 = 300_000_000;
 /// A Session that lasted this long was not one of two that replace each other all the time.
 const STABLE: Duration = Duration::from_secs(120);
 /// A wall clock that runs ahead of the monotonic one by this much: the machine has slept.
@@ -86,6 +90,8 @@ pub(crate) struct Tunnel {
     state: Mutex<State>,
     acknowledged: Condvar,
     links_made: AtomicU64,
+    /// When the thread last came round, microseconds.
+    beat: AtomicU64,
 }
 
 #[derive(Default)]
@@ -117,6 +123,7 @@ impl Tunnel {
             state,
             acknowledged: Condvar::new(),
             links_made: AtomicU64::new(0),
+            beat: AtomicU64::new(monotime::micros()),
         };
         (Arc::new(tunnel), receiver)
     }
@@ -126,6 +133,16 @@ impl Tunnel {
         if self.sender.send(event).is_err() {
             log::debug!("tunnel {} has ended", self.number);
         }
+    }
+
+    /// The thread comes round.
+    fn beat(&self) {
+        self.beat.store(monotime::micros(), Relaxed);
+    }
+
+    /// Whether the thread has come round lately.
+    pub(crate) fn is_alive(&self) -> bool {
+        monotime::micros().saturating_sub(self.beat.load(Relaxed)) < HANGS
     }
 
     /// How it is doing.
@@ -167,6 +184,7 @@ impl Tunnel {
         let mut before = false;
         let mut replaced = 0;
         loop {
+            self.beat();
             self.set_state(if before { TunnelState::Reconnecting } else { TunnelState::Connecting });
             let mut threads = Vec::new();
             let outcome = self.establish(events, &mut threads);
@@ -232,6 +250,7 @@ impl Tunnel {
         let (start, wall) = (Instant::now(), SystemTime::now());
         let mut next_probe = start + PROBE_SOON;
         loop {
+            self.beat();
             let now = Instant::now();
             if now >= start + delay || slept(start, wall) {
                 return true;
@@ -456,6 +475,7 @@ impl Tunnel {
         let mut next_tick = Instant::now() + Duration::from_secs(1);
         let (mut mono, mut wall) = (Instant::now(), SystemTime::now());
         loop {
+            self.beat();
             let now = Instant::now();
             if !joining && session.links().len() < wanted && now >= next_join && !session.is_draining() {
                 joining = self.join_link(session, welcome);

@@ -181,6 +181,15 @@ impl Daemon {
         self.lines.look(<[_]>::to_vec)
     }
 
+    /// Everything it said, once it has ended.
+    pub fn ended(mut self) -> String {
+        self.wait_exit(PATIENCE);
+        for reader in self.readers.drain(..) {
+            reader.join().expect("reading does not panic");
+        }
+        self.lines().join("\n")
+    }
+
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -40,7 +40,8 @@ impl Settings {
         Settings(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
     }
 
-    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// As a process gets them.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
     }
 

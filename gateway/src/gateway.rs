@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use shared::credit::Budget;
 use shared::frame::Side;
 use shared::link::Link;
+use shared::monotime;
+use shared::notify::Vital;
 use shared::poll::{Handle, Poller, Table};
 use shared::stop::Stop;
 use shared::threads::{self, lock};
@@ -24,6 +26,8 @@ use crate::visitor::Visitor;
 
 /// Connections that the kernel keeps until we accept them.
 const BACKLOG: i32 = 4096;
+/// The timer comes round every second; microseconds after which it counts as hanging.
+const TIMER_LATE: u64 = 10_000_000;
 /// Descriptors kept free of visitors, for Links, the log and what the system needs.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
@@ -41,6 +45,8 @@ pub(crate) struct Core {
     /// Most connections at a time.
     pub(crate) max_connections: usize,
     draining: AtomicBool,
+    /// When the timer last came round, microseconds.
+    ticked: AtomicU64,
     request_prefix: u32,
     request_count: AtomicU64,
 }
@@ -106,7 +112,12 @@ pub struct Gateway {
 
 /// Starts a Gateway: binds its port and runs until [`Gateway::stop`].
 pub fn start(config: Config) -> io::Result<Gateway> {
-    let listener = bind(config.bind_address, config.port).map_err(|e| {
+    let listener = bind_as_told(&config)?;
+    start_on(config, listener)
+}
+
+fn bind_as_told(config: &Config) -> io::Result<TcpListener> {
+    bind(config.bind_address, config.port).map_err(|e| {
         let hint = if e.kind() == io::ErrorKind::AddrInUse {
             "; another program has it: set Gateway__Port"
         } else {
@@ -116,7 +127,11 @@ pub fn start(config: Config) -> io::Result<Gateway> {
             e.kind(),
             format!("cannot listen on {}, port {}: {e}{hint}", config.bind_address, config.port),
         )
-    })?;
+    })
+}
+
+/// [`start`] on a socket that somebody else has bound.
+pub fn start_on(config: Config, listener: TcpListener) -> io::Result<Gateway> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let poller = Poller::new()?;
@@ -146,6 +161,7 @@ pub fn start(config: Config) -> io::Result<Gateway> {
         held_tokens: Mutex::default(),
         max_connections: config.max_connections.min(most),
         draining: AtomicBool::new(false),
+        ticked: AtomicU64::new(monotime::micros()),
         request_prefix: rand::random(),
         request_count: AtomicU64::new(1),
         config,
@@ -158,6 +174,7 @@ pub fn start(config: Config) -> io::Result<Gateway> {
         threads::spawn("timer", move || {
             while !stop.wait_timeout(Duration::from_secs(1)) {
                 core.tunnels.tick();
+                core.ticked.store(monotime::micros(), Relaxed);
             }
         })?
     };
@@ -191,6 +208,26 @@ impl Gateway {
     /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What must go on for visitors to be served: the thread that accepts and answers them, and the one that keeps the
+    /// tunnels alive.
+    pub fn vitals(&self) -> Vec<Vital> {
+        let core = Arc::clone(&self.core);
+        let timer = move || monotime::micros().saturating_sub(core.ticked.load(Relaxed)) < TIMER_LATE;
+        vec![Vital::poller("ingress", self.core.poller.clone()), Vital::new("timer", || {}, timer)]
+    }
+
+    /// For the service manager: how it is doing, as of each call.
+    pub fn status(&self) -> impl Fn() -> String + Send + 'static {
+        let (core, address) = (Arc::clone(&self.core), self.address);
+        move || {
+            let counts = core.tunnels.counts();
+            format!(
+                "listening on {address}: {} Agents, {} routes, {} running requests",
+                counts.agents, counts.routes, counts.streams
+            )
+        }
     }
 
     /// How many Agents, Links, Streams and routes there are.

@@ -15,7 +15,7 @@ mod tunnels;
 mod uplink;
 mod visitor;
 
-pub use gateway::{Gateway, start};
+pub use gateway::{Gateway, start, start_on};
 pub use tunnels::Counts;
 
 /// Version of the program.

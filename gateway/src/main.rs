@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use gateway::config::{self, Config};
+use shared::activation;
 use shared::logging;
+use shared::notify::Notify;
 use shared::settings::start::Command;
 use shared::stop::Stop;
 
@@ -35,10 +37,27 @@ fn run(config: Config) -> Result<(), String> {
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
-    let gateway = gateway::start(config).map_err(|e| e.to_string())?;
+    let notify = Notify::from_environment().map_err(|e| e.to_string())?;
+    let gateway = match activation::listener().map_err(|e| e.to_string())? {
+        Some(listener) => {
+            let port = config.port;
+            let gateway = gateway::start_on(config, listener).map_err(|e| e.to_string())?;
+            if gateway.address().port() != port {
+                log::warn!(
+                    "the socket unit listens on port {}, but Gateway__Port is {port}: set both alike, the health check \
+                     asks the latter",
+                    gateway.address().port()
+                );
+            }
+            gateway
+        }
+        None => gateway::start(config).map_err(|e| e.to_string())?,
+    };
     log::info!("listening on http://{}", gateway.address());
+    let keeper = notify.ready(gateway.vitals(), gateway.status()).map_err(|e| e.to_string())?;
     stop.wait();
     log::info!("stopping; running requests have {} s to finish", DRAIN.as_secs());
+    keeper.stopping("running requests may finish");
     let panicked = gateway.stop(DRAIN);
     if panicked.is_empty() {
         log::info!("stopped");

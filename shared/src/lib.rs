@@ -33,8 +33,10 @@ pub mod spread;
 pub mod threads;
 
 // Being a daemon.
+pub mod activation;
 pub mod clock;
 pub mod logging;
+pub mod notify;
 pub mod secret;
 pub mod settings;
 pub mod stop;

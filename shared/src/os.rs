@@ -1,5 +1,8 @@
 //! The one place where the operating system must be asked in a way that Rust's library does not offer.
 
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
 /// Raises the soft limit of open descriptors to the hard limit, as servers do: 1,024 by default is a limit from the
 /// time of `select`. Returns the limit in force.
 #[allow(unsafe_code)]
@@ -17,4 +20,17 @@ pub fn raise_descriptor_limit() -> u64 {
         }
     }
     limit.rlim_cur
+}
+
+/// Takes a descriptor that this process was started with, and keeps it from programs that we might start. The caller
+/// makes sure that nobody else in the process owns it. An error: there is no such descriptor.
+#[allow(unsafe_code)]
+pub fn adopt_descriptor(descriptor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: `fcntl` only looks at the number. It is open when that succeeds, and the caller hands us the ownership.
+    unsafe {
+        if libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,9 @@ struct Shared {
     notified: AtomicBool,
     stopped: AtomicBool,
     notes: Mutex<Vec<usize>>,
+    /// Signs of life that were wanted, and the last of them that was given.
+    asked: AtomicU64,
+    answered: AtomicU64,
 }
 
 impl Poller {
@@ -75,6 +78,8 @@ impl Poller {
             notified: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             notes: Mutex::new(Vec::new()),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
         };
         Ok(Poller { poll, handle: Handle(Arc::new(shared)) })
     }
@@ -108,6 +113,8 @@ impl Poller {
                 watcher.ready(event.token().0, ready);
             }
             shared.notified.store(false, Ordering::Release);
+            // Asked before this round; answered when all of it is done.
+            let asked = shared.asked.load(Ordering::Acquire);
             std::mem::swap(&mut notes, &mut *lock(&shared.notes));
             for token in notes.drain(..) {
                 watcher.resume(token);
@@ -119,6 +126,7 @@ impl Poller {
                 watcher.sweep();
                 watcher.round();
             }
+            shared.answered.store(asked, Ordering::Release);
         }
         Ok(())
     }
@@ -148,6 +156,17 @@ impl Handle {
     pub fn resume(&self, token: usize) {
         lock(&self.0.notes).push(token);
         self.wake();
+    }
+
+    /// Wants a sign of life from the thread: that it comes round. Never waits.
+    pub fn ask(&self) {
+        self.0.asked.fetch_add(1, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Whether the last sign of life wanted has been given.
+    pub fn has_answered(&self) -> bool {
+        self.0.answered.load(Ordering::Acquire) >= self.0.asked.load(Ordering::Acquire)
     }
 
     /// Ends [`Poller::run`].
@@ -285,6 +304,45 @@ mod tests {
         handle.resume(3);
         handle.resume(99);
         assert_eq!(thread.join().unwrap(), [3, 99]);
+    }
+
+    #[test]
+    fn a_thread_that_hangs_gives_no_sign_of_life() {
+        struct Hanging(crossbeam_channel::Receiver<()>, crossbeam_channel::Sender<()>);
+        impl Watcher for Hanging {
+            fn ready(&mut self, _: usize, _: Ready) {}
+            fn resume(&mut self, _: usize) {
+                self.1.send(()).expect("the test waits");
+                self.0.recv().expect("the test lets go");
+            }
+            fn round(&mut self) {}
+            fn sweep(&mut self) {}
+            fn busy(&self) -> bool {
+                false
+            }
+        }
+        let (let_go, held) = crossbeam_channel::bounded(0);
+        let (hangs, hung) = crossbeam_channel::bounded(0);
+        let mut poller = Poller::new().unwrap();
+        let handle = poller.handle();
+        let thread = std::thread::spawn(move || poller.run(&mut Hanging(held, hangs)).unwrap());
+        let answers = || {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while !handle.has_answered() {
+                assert!(Instant::now() < deadline, "no sign of life");
+                std::thread::yield_now();
+            }
+        };
+        handle.ask();
+        answers();
+        handle.resume(1);
+        hung.recv().unwrap();
+        handle.ask();
+        assert!(!handle.has_answered());
+        let_go.send(()).unwrap();
+        answers();
+        handle.stop();
+        thread.join().unwrap();
     }
 
     #[test]

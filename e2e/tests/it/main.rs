@@ -15,6 +15,7 @@
 //! | `greeting`, `frames` | the tunnel's protocol, against peers that are played by hand |
 //! | `links` | dead, frozen, cut and slow links |
 //! | `robustness` | bounds, overload, signals, `kill -9` |
+//! | `service` | readiness, watchdog and sockets of a service manager |
 //! | `many` | several Agents, several Gateways |
 //!
 //! `http`, `bodies`, `streaming` and `upgrade` also pass with `OCTOPORTY_E2E_DIRECT=1`, which leaves the daemons out
@@ -31,6 +32,7 @@ mod http;
 mod links;
 mod many;
 mod robustness;
+mod service;
 mod smuggling;
 mod streaming;
 mod tls;
