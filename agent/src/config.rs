@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io::{self, IsTerminal, Read};
+use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -16,11 +16,11 @@ use rustls::pki_types::pem::PemObject;
 use shared::hostname::Host;
 use shared::logging::{self, LogConfig};
 use shared::secret::Secret;
-use shared::settings::command::{COMMON, EXIT_FAILED, EXIT_STOPPED, Invocation, Subcommand};
-use shared::settings::start::{Console, Program};
+use shared::settings::start::{Console, Program, Terminal};
 use shared::settings::{Daemon, Fault, Reader, Setting};
 
-use crate::password::{MAX_PASSWORD, PasswordHash};
+use crate::cli;
+use crate::password::PasswordHash;
 
 /// Where the log goes when nobody says otherwise.
 const LOG_FILE: &str = "/var/log/octoporty/agent-.log";
@@ -36,7 +36,7 @@ const MAX_PATH: usize = 1024;
 /// Longest name of an Agent.
 const MAX_NAME: usize = 64;
 /// Name of the database file.
-const DATABASE: &str = "octoporty.db";
+pub(crate) const DATABASE: &str = "octoporty.db";
 /// Where images keep their data.
 const CONTAINER_DATA: &str = "/app/data";
 /// Where an installed service keeps its data.
@@ -295,16 +295,6 @@ const SETTINGS: &[Setting] = &[
     logging::FILE_SIZE,
 ];
 
-const COMMANDS: &[Subcommand] = {
-    let [run, check, healthcheck, version] = COMMON;
-    let hash = Subcommand {
-        name: "hash-password",
-        arguments: "",
-        help: "Reads a password from standard input and prints its hash, for Agent__Auth__PasswordHash.",
-    };
-    &[run, check, hash, healthcheck, version]
-};
-
 /// The Agent, as settings and command line know it.
 pub static DAEMON: Daemon = Daemon {
     program: "octoporty-agent",
@@ -326,7 +316,9 @@ pub static DAEMON: Daemon = Daemon {
         "Logging__MinimumLevel",
         "Logging__LogLevel__*",
     ],
-    commands: COMMANDS,
+    commands: cli::COMMANDS,
+    examples: cli::EXAMPLES,
+    env_file: "/etc/octoporty/agent.env",
     files: &[
         ("/etc/octoporty/agent.env", "Settings, where the systemd unit passes it with --env-file."),
         ("/var/lib/octoporty/octoporty.db", "Mappings, request log and sessions (/app/data in a container)."),
@@ -340,13 +332,14 @@ const PROGRAM: Program<Config> = Program {
     load: Config::load,
     warnings: |config| &config.warnings,
     address: |reader| (bind_address(reader), reader.port()),
-    other: Some(other),
+    other: Some(cli::run),
 };
 
 /// Does what the command line of this process says, up to the point where the Agent would start.
 pub fn command() -> Command {
     let (mut input, mut output, mut error) = (io::stdin().lock(), io::stdout().lock(), io::stderr().lock());
-    let mut console = Console { input: &mut input, output: &mut output, error: &mut error };
+    let terminal = Terminal::of_process();
+    let mut console = Console { input: &mut input, output: &mut output, error: &mut error, terminal };
     start(std::env::args_os().skip(1), std::env::vars_os(), &mut console)
 }
 
@@ -491,18 +484,28 @@ fn parse_urls(
 fn password_hash(reader: &mut Reader) -> Secret {
     let key = "Agent__Auth__PasswordHash";
     let mut slow = false;
-    let parse = |text: &str| match PasswordHash::parse(text.trim()) {
-        Ok(hash) => {
-            slow = hash.is_slow();
-            Ok(Secret::new(text.trim()))
+    let parse = |text: &str| {
+        let text = unquoted(text.trim());
+        match PasswordHash::parse(text) {
+            Ok(hash) => {
+                slow = hash.is_slow();
+                Ok(Secret::new(text))
+            }
+            Err(fault) => Err(format!("{fault}; {}", hash_hint(text))),
         }
-        Err(fault) => Err(format!("{fault}; {}", hash_hint(text.trim()))),
     };
     let hash = reader.parsed(key, parse);
     if slow {
         reader.warn(format!("{key} asks for so many rounds that logging in will take long"));
     }
     hash.unwrap_or_else(|| Secret::new(""))
+}
+
+/// Without the quotes that `docker run --env-file` takes for a part of the value: no hash has any, and every other
+/// reader of env files needs them.
+fn unquoted(text: &str) -> &str {
+    let inside = ['\'', '"'].iter().find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote));
+    inside.unwrap_or(text)
 }
 
 /// What has probably happened to a hash that is none.
@@ -612,64 +615,6 @@ fn writable(directory: &Path) -> bool {
     let probe = present.join(format!(".write-test-{}", process::id()));
     let made = fs::OpenOptions::new().write(true).create_new(true).open(&probe).is_ok();
     made && fs::remove_file(&probe).is_ok()
-}
-
-fn other(_: &Invocation, _: Reader, console: &mut Console<'_>) -> io::Result<u8> {
-    // The table has one sub-command of our own.
-    hash_password(console)
-}
-
-/// `hash-password`: one line from standard input, its hash to standard output.
-fn hash_password(console: &mut Console<'_>) -> io::Result<u8> {
-    let name = DAEMON.program;
-    let terminal = io::stdin().is_terminal();
-    if terminal {
-        write!(console.error, "password: ")?;
-        console.error.flush()?;
-    }
-    let hidden = terminal && echo(false);
-    let line = read_line(console.input);
-    if hidden {
-        echo(true);
-        writeln!(console.error)?;
-    }
-    let password = line?;
-    let fault = match password.len() {
-        0 => Some("the password is empty"),
-        length if length > MAX_PASSWORD => Some("the password is longer than 1024 bytes"),
-        _ => None,
-    };
-    if let Some(fault) = fault {
-        writeln!(console.error, "{name}: {fault}")?;
-        return Ok(EXIT_FAILED);
-    }
-    writeln!(console.output, "{}", PasswordHash::make(&password)?)?;
-    Ok(EXIT_STOPPED)
-}
-
-/// Up to the end of the line, or one byte more than a password may have.
-fn read_line(input: &mut dyn Read) -> io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while line.len() <= MAX_PASSWORD {
-        match input.read(&mut byte) {
-            Ok(0) => break,
-            Ok(_) if byte[0] == b'\n' => break,
-            Ok(_) => line.push(byte[0]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if line.last() == Some(&b'\r') {
-        line.pop();
-    }
-    Ok(line)
-}
-
-/// Asks `stty`, as std cannot; without it the password is seen while it is typed. True if it was done.
-fn echo(on: bool) -> bool {
-    let argument = if on { "echo" } else { "-echo" };
-    process::Command::new("stty").arg(argument).status().is_ok_and(|status| status.success())
 }
 
 #[cfg(test)]

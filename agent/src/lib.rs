@@ -3,10 +3,11 @@
 //! In reading order: `config` (settings), `agent` (what is shared, start and stop), `tunnel` and `dial` (the way to
 //! a Gateway), `session` and `downlink` (what comes over it), `targets` (where a Mapping leads), `upstream` (one
 //! connection to a service) with `upstreams`, `pool`, `resolver`, `wire` and `tls` below it, `store` and
-//! `migrations` (SQLite), `control`, `events` and `admin` (the operator's page and API).
+//! `migrations` (SQLite), `control`, `events` and `admin` (the operator's page and API), `cli` (sub-commands).
 
 pub mod admin;
 mod agent;
+mod cli;
 pub mod config;
 mod context;
 pub mod control;

@@ -11,9 +11,10 @@ use shared::forwarded::TrustedProxies;
 use shared::hostname::Host;
 use shared::logging::{self, LogConfig};
 use shared::secret::Secret;
-use shared::settings::command::{COMMON, Subcommand};
-use shared::settings::start::{Console, Program};
+use shared::settings::start::{Console, Program, Terminal};
 use shared::settings::{Daemon, Fault, Reader, Setting};
+
+use crate::cli;
 
 /// Where the log goes when nobody says otherwise, provided that the directory is there.
 const LOG_FILE: &str = "/var/log/octoporty/gateway-.log";
@@ -267,11 +268,6 @@ const SETTINGS: &[Setting] = &[
     logging::FILE_SIZE,
 ];
 
-const COMMANDS: &[Subcommand] = {
-    let [run, check, healthcheck, version] = COMMON;
-    &[run, check, healthcheck, version]
-};
-
 /// The Gateway, as settings and command line know it.
 pub static DAEMON: Daemon = Daemon {
     program: "octoporty-gateway",
@@ -290,7 +286,9 @@ pub static DAEMON: Daemon = Daemon {
         "Logging__MinimumLevel",
         "Logging__LogLevel__*",
     ],
-    commands: COMMANDS,
+    commands: cli::COMMANDS,
+    examples: cli::EXAMPLES,
+    env_file: "/etc/octoporty/gateway.env",
     files: &[
         ("/etc/octoporty/gateway.env", "Settings, where the systemd unit passes it with --env-file."),
         ("/var/log/octoporty/gateway-YYYYMMDD.log", "The log of a day."),
@@ -304,13 +302,14 @@ const PROGRAM: Program<Config> = Program {
     load: Config::load,
     warnings: |config| &config.warnings,
     address: |reader| (bind_address(reader), reader.port()),
-    other: None,
+    other: Some(cli::run),
 };
 
 /// Does what the command line of this process says, up to the point where the Gateway would start.
 pub fn command() -> Command {
     let (mut input, mut output, mut error) = (io::stdin().lock(), io::stdout().lock(), io::stderr().lock());
-    let mut console = Console { input: &mut input, output: &mut output, error: &mut error };
+    let terminal = Terminal::of_process();
+    let mut console = Console { input: &mut input, output: &mut output, error: &mut error, terminal };
     start(std::env::args_os().skip(1), std::env::vars_os(), &mut console)
 }
 

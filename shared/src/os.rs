@@ -34,3 +34,39 @@ pub fn adopt_descriptor(descriptor: RawFd) -> io::Result<OwnedFd> {
         Ok(OwnedFd::from_raw_fd(descriptor))
     }
 }
+
+/// A terminal that shows nothing of what is typed, until this is dropped.
+#[derive(Debug)]
+pub struct HiddenInput {
+    before: libc::termios,
+}
+
+/// Switches off what the terminal at standard input does by itself: showing what is typed, editing the line, and
+/// turning Ctrl-C into a signal (which would end the process with the terminal left silent).
+#[allow(unsafe_code)]
+pub fn hide_input() -> io::Result<HiddenInput> {
+    // SAFETY: `before` is filled by tcgetattr before it is read; both calls use it during the call only.
+    unsafe {
+        let mut before = std::mem::MaybeUninit::<libc::termios>::uninit();
+        if libc::tcgetattr(libc::STDIN_FILENO, before.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let before = before.assume_init();
+        let mut silent = before;
+        silent.c_lflag &= !(libc::ECHO | libc::ECHONL | libc::ICANON | libc::ISIG);
+        silent.c_cc[libc::VMIN] = 1;
+        silent.c_cc[libc::VTIME] = 0;
+        if libc::tcsetattr(libc::STDIN_FILENO, libc::TCSAFLUSH, &raw const silent) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(HiddenInput { before })
+    }
+}
+
+impl Drop for HiddenInput {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: `before` is what tcgetattr gave. Should it fail, the terminal has gone.
+        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSAFLUSH, &raw const self.before) };
+    }
+}

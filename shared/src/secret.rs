@@ -4,12 +4,17 @@
 //! for review.
 
 use std::fmt;
+use std::fs::File;
 use std::hint::black_box;
+use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 
 /// What a hidden value looks like, whatever its length: stars that count characters would tell the length.
 const STARS: &str = "****";
+
+/// Characters of a secret that we make: 43 of 62 are 256 bits.
+const GENERATED: usize = 43;
 
 /// A key, token or hash.
 #[derive(Clone)]
@@ -19,6 +24,21 @@ impl Secret {
     /// Takes the text into custody.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
+    }
+
+    /// A new one that nobody can guess: 43 letters and digits, 256 bits. They mean the same to every shell and file.
+    pub fn generate() -> io::Result<Secret> {
+        const DIGITS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+        let mut kernel = File::open("/dev/urandom")?;
+        let mut text = String::with_capacity(GENERATED);
+        while text.len() < GENERATED {
+            let mut bytes = [0; 64];
+            kernel.read_exact(&mut bytes)?;
+            // Of 64 values two are passed over, so that all others are equally likely.
+            let digits = bytes.iter().filter_map(|byte| DIGITS.get(usize::from(byte % 64)));
+            text.extend(digits.map(|digit| char::from(*digit)).take(GENERATED - text.len()));
+        }
+        Ok(Secret(text))
     }
 
     /// The text itself, for the one place that needs it.
@@ -90,6 +110,14 @@ pub fn obfuscate(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_secret_is_long_plain_and_another_each_time() {
+        let one = Secret::generate().expect("random bytes");
+        assert_eq!(one.expose().len(), 43);
+        assert!(one.expose().bytes().all(|b| b.is_ascii_alphanumeric()));
+        assert_ne!(one.expose(), Secret::generate().expect("random bytes").expose());
+    }
 
     #[test]
     fn a_secret_prints_four_stars() {

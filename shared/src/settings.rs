@@ -5,7 +5,11 @@
 //! that the Operator mends a file once, not once per fault.
 
 pub mod command;
+pub mod console;
+pub mod env_file;
 pub mod healthcheck;
+pub mod help;
+pub mod setup;
 mod source;
 pub mod start;
 
@@ -148,7 +152,7 @@ impl Setting {
         matches!(self.kind, Kind::Secret { .. })
     }
 
-    fn names(&self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.key).chain(self.aliases.iter().copied())
     }
 }
@@ -172,6 +176,10 @@ pub struct Daemon {
     pub legacy: &'static [&'static str],
     /// Its sub-commands.
     pub commands: &'static [command::Subcommand],
+    /// Command lines that a newcomer wants first, and what each does.
+    pub examples: &'static [(&'static str, &'static str)],
+    /// Where the installed service has its settings.
+    pub env_file: &'static str,
     /// Files and what they are for.
     pub files: &'static [(&'static str, &'static str)],
     /// Name of the setting whose default is the port of `ASPNETCORE_URLS`.

@@ -1,7 +1,11 @@
 //! The Agent's command line: what it prints, and its exit status.
 
+use std::fs;
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{self, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// `openssl passwd -6 -salt abcdefgh password`
 const HASH: &str =
@@ -50,9 +54,13 @@ fn version_and_help_are_printed_without_settings() {
 
 #[test]
 fn wrong_arguments_exit_with_2_and_show_the_usage() {
-    for arguments in
-        [&["--wrong"][..], &["hash-pasword"], &["hash-password", "secret"], &["hash-password", "--check"]]
-    {
+    for arguments in [
+        &["--wrong"][..],
+        &["hash-pasword"],
+        &["hash-password", "secret"],
+        &["hash-password", "--check"],
+        &["init", "--fdqn", "x"],
+    ] {
         let (status, out, err) = run(arguments, &VALID, b"");
         assert_eq!((status, out.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(err.starts_with("octoporty-agent: ") && err.contains("usage: "), "{err}");
@@ -118,4 +126,153 @@ fn healthcheck_fails_while_nobody_listens_or_nobody_knows_where() {
         assert_eq!((status, out.as_str()), (Some(1), ""));
         assert!(err.starts_with("octoporty-agent: "), "{err}");
     }
+}
+
+/// A folder of one test, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("octoporty-agent-cli-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).expect("a folder");
+        Folder(path)
+    }
+
+    /// Path of a file in it.
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    /// A file in it.
+    fn write(&self, name: &str, content: &str) -> String {
+        fs::write(self.0.join(name), content).expect("written");
+        self.file(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn init_writes_a_file_that_the_agent_accepts() {
+    let folder = Folder::new();
+    let (output, key) =
+        (folder.file("agent.env"), folder.write("key", "a key of 32 characters, 'quoted' \n"));
+    let data = folder.file("data");
+    let arguments = [
+        "init",
+        "--fqdn",
+        "Gateway.Example.com",
+        "--api-key-file",
+        &key,
+        "--password-file=-",
+        "--port",
+        "18201",
+        "--data",
+        &data,
+        "--output",
+        &output,
+    ];
+    let (status, out, err) = run(&arguments, &[], b"pass word\n");
+    assert_eq!(
+        (status, err.as_str()),
+        (
+            Some(0),
+            "octoporty-agent: warning: the password is short; whoever reaches the admin page can guess\n"
+        ),
+        "{out}"
+    );
+    assert!(out.starts_with(&format!("wrote {output}\n")) && out.contains("octoporty-agent doctor"), "{out}");
+    let mode = fs::metadata(&output).expect("the file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "only its owner reads it");
+    let text = fs::read_to_string(&output).expect("the file");
+    assert!(text.contains("\nAGENT_AUTH_PASSWORD_HASH='$6$") && !text.contains("pass word"), "{text}");
+
+    let (status, checked, err) = run(&["check", "--env-file", &output], &[], b"");
+    assert_eq!((status, err.as_str()), (Some(0), ""), "{checked}");
+    for line in ["Agent__GatewayFqdn = \"Gateway.Example.com\"", "Agent__Port = \"18201\"", "Data Source="] {
+        assert!(checked.contains(line), "{line}: {checked}");
+    }
+    // Also as a shell reads it.
+    let script = format!(". {output}; printf %s \"$AGENT_AUTH_PASSWORD_HASH\"");
+    let hash = Command::new("sh").arg("-c").arg(script).env_clear().output().expect("a shell").stdout;
+    assert!(hash.starts_with(b"$6$rounds="), "{:?}", String::from_utf8_lossy(&hash));
+}
+
+#[test]
+fn init_makes_keys_that_differ() {
+    let folder = Folder::new();
+    let password = folder.write("password", "a good password\n");
+    let mut secrets = Vec::new();
+    for name in ["one", "two"] {
+        let output = folder.file(name);
+        let arguments = ["init", "--fqdn", "g.example", "--password-file", &password, "--output", &output];
+        let (status, out, err) = run(&arguments, &[], b"");
+        assert_eq!((status, err.as_str()), (Some(0), ""));
+        let text = fs::read_to_string(&output).expect("the file");
+        for key in ["AGENT_API_KEY=", "AGENT_JWT_SECRET="] {
+            let secret = text.lines().find_map(|line| line.strip_prefix(key)).expect(key).to_owned();
+            assert!(!out.contains(&secret), "no secret where it may be logged: {out}");
+            secrets.push(secret);
+        }
+    }
+    let count = secrets.len();
+    secrets.sort();
+    secrets.dedup();
+    assert_eq!((count, secrets.len()), (4, 4));
+}
+
+#[test]
+fn init_overwrites_by_force_only_and_keeps_the_old_file() {
+    let folder = Folder::new();
+    let (output, password) = (folder.write("agent.env", "old"), folder.write("password", "a good password"));
+    let mut arguments =
+        vec!["init", "--fqdn", "g.example", "--password-file", &password, "--output", &output];
+    let (status, out, err) = run(&arguments, &[], b"");
+    assert_eq!((status, out.as_str()), (Some(1), ""));
+    assert!(err.contains("exists; --force replaces it"), "{err}");
+    assert_eq!(fs::read_to_string(&output).expect("the file"), "old");
+    arguments.push("--force");
+    let (status, out, err) = run(&arguments, &[], b"");
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    assert!(out.contains(&format!("kept the old one as {output}.old")), "{out}");
+    assert_eq!(fs::read_to_string(format!("{output}.old")).expect("the old file"), "old");
+}
+
+#[test]
+fn init_writes_nothing_when_something_is_wrong_or_missing() {
+    let folder = Folder::new();
+    let (output, password) = (folder.file("agent.env"), folder.write("password", "a good password"));
+    let empty = folder.write("empty", "\n");
+    let rows: [(&[&str], &str); 8] = [
+        (&["--password-file", &password], "needs --fqdn HOST or --gateway-url URL"),
+        (&["--fqdn", "g.example"], "needs --password-file FILE"),
+        (&["--fqdn", "https://g.example", "--password-file", &password], "bare host name"),
+        (&["--gateway-url", "ws://g.example", "--password-file", &password], "without TLS the key"),
+        (&["--fqdn", "g.example", "--password-file", &empty], "is empty"),
+        (&["--fqdn", "g.example", "--password-file", "/nowhere"], "/nowhere"),
+        (
+            &["--fqdn", "g.example", "--password-file", &password, "--api-key", "short"],
+            "at least 32 characters",
+        ),
+        (
+            &["--fqdn", "g.example", "--password-file", &password, "--port", "http"],
+            "whole number from 0 to 65535",
+        ),
+    ];
+    for (more, expected) in rows {
+        let arguments = [&["init", "--output", &output][..], more].concat();
+        let (status, out, err) = run(&arguments, &[], b"");
+        assert_eq!((status, out.as_str()), (Some(2), ""), "{more:?}");
+        assert!(err.starts_with("octoporty-agent: ") && err.contains(expected), "{more:?}: {err}");
+        assert!(!PathBuf::from(&output).exists(), "{more:?}");
+    }
+    let left: Vec<_> =
+        fs::read_dir(&folder.0).expect("the folder").map(|e| e.expect("an entry").file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
 }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::thread;
 
@@ -128,4 +129,126 @@ fn healthcheck_asks_the_configured_port() {
     server.join().expect("answered");
     // Nobody listens any more.
     assert_eq!(run(&["healthcheck"], &environment).0, Some(1));
+}
+
+/// A folder of one test, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("octoporty-gateway-cli-{}-{name}", process::id()));
+        fs::create_dir_all(&path).expect("a folder");
+        Folder(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("UTF-8").to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// With the path of the machine, where Caddy is.
+fn run_with_path(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let path = std::env::var("PATH").expect("a PATH");
+    run(arguments, &[("PATH", &path)])
+}
+
+fn caddy_is_here() -> bool {
+    let path = std::env::var_os("PATH").expect("a PATH");
+    std::env::split_paths(&path).any(|folder| folder.join("caddy").exists())
+}
+
+#[test]
+fn init_writes_settings_and_a_caddyfile_that_suit_each_other() {
+    for (name, more, mode) in [("ask", &[][..], "ask"), ("routes", &["--routes"], "routes")] {
+        let folder = Folder::new(name);
+        let output = folder.file("gateway.env");
+        let arguments =
+            ["init", "--fqdn", "Gateway.Example.com", "--email", "me@example.com", "--output", &output];
+        let (status, out, err) = run_with_path(&[&arguments[..], more].concat());
+        assert_eq!(status, Some(0), "{err}");
+        assert_eq!(caddy_is_here(), out.contains("Caddy says that it is valid"), "{out}{err}");
+        let secrets = fs::read_to_string(&output).expect("the env file");
+        assert_eq!(fs::metadata(&output).expect("it").permissions().mode() & 0o777, 0o600);
+        let key = secrets.lines().find_map(|line| line.strip_prefix("GATEWAY_API_KEY=")).expect("a key");
+        assert!(key.len() >= 32 && !out.contains(key), "no secret where it may be logged: {out}");
+        let caddyfile = fs::read_to_string(folder.file("Caddyfile")).expect("the Caddyfile");
+        assert!(caddyfile.contains("\ngateway.example.com {\n"), "{caddyfile}");
+        assert_eq!(caddyfile.contains("ask http://127.0.0.1:17200/caddy/ask"), mode == "ask", "{caddyfile}");
+        let (status, checked, err) = run(&["check", "--env-file", &output], &[]);
+        assert_eq!((status, err.as_str()), (Some(0), ""));
+        assert!(checked.contains(&format!("Gateway__CaddyMode = \"{mode}\"")), "{checked}");
+        assert!(checked.contains("Gateway__BindAddress = \"127.0.0.1\""), "{checked}");
+    }
+}
+
+#[test]
+fn init_without_caddy_says_that_nobody_checked() {
+    let folder = Folder::new("no-caddy");
+    let output = folder.file("gateway.env");
+    let arguments = ["init", "--fqdn", "g.example.com", "--upstream", "gateway:17200", "--output", &output];
+    let (status, out, err) = run(&arguments, &[("PATH", &folder.file("empty"))]);
+    assert_eq!(status, Some(0), "{err}");
+    assert!(err.contains("Caddy is not installed here"), "{err}");
+    assert!(!out.contains("valid"), "{out}");
+    assert!(!fs::read_to_string(&output).expect("the file").contains("BindAddress"), "Caddy is elsewhere");
+}
+
+#[test]
+fn init_puts_nothing_in_place_that_caddy_refuses() {
+    let folder = Folder::new("refused");
+    // A Caddy that says no.
+    let fake = folder.file("caddy");
+    fs::write(&fake, "#!/bin/sh\necho 'Error: line 3: no such directive' >&2\nexit 1\n").expect("written");
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).expect("executable");
+    let output = folder.file("gateway.env");
+    let path = format!("{}:{}", folder.0.display(), std::env::var("PATH").expect("a PATH"));
+    let (status, out, err) =
+        run(&["init", "--fqdn", "g.example.com", "--output", &output], &[("PATH", &path)]);
+    assert_eq!((status, out.as_str()), (Some(1), ""));
+    assert!(err.contains("line 3: no such directive"), "{err}");
+    assert_eq!(fs::read_dir(&folder.0).expect("the folder").count(), 1, "only the fake is there");
+}
+
+#[test]
+fn init_leaves_files_alone_that_exist() {
+    let folder = Folder::new("exists");
+    let (output, caddyfile) = (folder.file("gateway.env"), folder.file("Caddyfile"));
+    fs::write(&caddyfile, "old").expect("written");
+    let (status, _, err) = run_with_path(&["init", "--fqdn", "g.example.com", "--output", &output]);
+    assert_eq!(status, Some(1));
+    assert!(err.contains("Caddyfile exists"), "{err}");
+    assert!(!Path::new(&output).exists());
+    let arguments = ["init", "--fqdn", "g.example.com", "--output", &output, "--no-caddyfile"];
+    assert_eq!(run_with_path(&arguments).0, Some(0));
+    assert_eq!(fs::read_to_string(&caddyfile).expect("it"), "old");
+    let arguments = ["init", "--fqdn", "g.example.com", "--output", &output, "--force"];
+    assert_eq!(run_with_path(&arguments).0, Some(0));
+    assert_eq!(fs::read_to_string(format!("{caddyfile}.old")).expect("the old one"), "old");
+}
+
+#[test]
+fn init_refuses_what_would_not_work() {
+    let folder = Folder::new("wrong");
+    let output = folder.file("gateway.env");
+    let rows: [(&[&str], &str); 7] = [
+        (&[], "needs --fqdn HOST"),
+        (&["--fqdn", "1.2.3.4"], "must be a host name"),
+        (&["--fqdn", "g.example.com", "--email", "me"], "you@example.com"),
+        (&["--fqdn", "g.example.com", "--port", "0"], "Caddy must know the port"),
+        (&["--fqdn", "g.example.com", "--api-key", "short"], "at least 32 characters"),
+        (&["--fqdn", "g.example.com", "--upstream", "gateway"], "must be HOST:PORT"),
+        (&["--fqdn", "g.example.com", "--emial", "x"], "did you mean --email?"),
+    ];
+    for (more, expected) in rows {
+        let (status, out, err) = run_with_path(&[&["init", "--output", &output][..], more].concat());
+        assert_eq!((status, out.as_str()), (Some(2), ""), "{more:?}");
+        assert!(err.contains(expected), "{more:?}: {err}");
+        assert_eq!(fs::read_dir(&folder.0).expect("the folder").count(), 0, "{more:?}");
+    }
 }

@@ -1,12 +1,13 @@
-//! The command line: which sub-command, which env file, and the text of `--help`.
+//! The command line: which sub-command, with which options and arguments.
 //!
-//! By hand, because there are three options; what a sub-command does is left to the daemons.
+//! One table per program; parsing, suggestions for misspelt words and `--help` (see `help`) come from it. What a
+//! sub-command does is left to the daemons.
 
-use std::ffi::OsString;
-use std::fmt::{self, Write};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::PathBuf;
 
-use super::{Daemon, Kind, Setting, distance};
+use super::{Daemon, distance};
 
 /// Exit status after being told to stop, and of everything that went well.
 pub const EXIT_STOPPED: u8 = 0;
@@ -15,36 +16,134 @@ pub const EXIT_FAILED: u8 = 1;
 /// Exit status of wrong arguments or settings: starting again does not help.
 pub const EXIT_WRONG: u8 = 2;
 
-/// Width of the text of `--help`.
-const WIDTH: usize = 90;
-/// Indentation of explanations in `--help`.
-const INDENT: usize = 8;
+/// Options that every sub-command knows.
+pub(super) const GLOBAL: [Flag; 4] = [
+    Flag::value(
+        "--env-file",
+        "FILE",
+        "Reads settings from FILE: KEY=VALUE lines, # comments, an optional 'export ', single quotes (literal) or \
+         double quotes (\\\", \\\\, \\$ and \\n are understood). $ is never expanded. What the environment of the \
+         process says wins over the file.",
+    ),
+    Flag::switch("--check", "Checks all settings, reports every fault at once, and exits."),
+    Flag::switch("--help", "Prints this page; after a command, that command's page."),
+    Flag::switch("--version", "Prints the version."),
+];
 
 /// Something the program can do instead of running as a daemon.
 #[derive(Debug)]
 pub struct Subcommand {
-    /// Its name.
+    /// Its name: one word, or two when several belong together (`mappings list`).
     pub name: &'static str,
-    /// What may follow it, for the synopsis; empty when nothing may.
+    /// What may follow it, for the synopsis: `FILE`, `[FILE]` for one that may be left out, `NAME...` for any number
+    /// from one; empty when nothing may.
     pub arguments: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// Options of its own.
+    pub options: &'static [Flag],
+    /// Command lines that people will want, and what each does.
+    pub examples: &'static [(&'static str, &'static str)],
+    /// What its exit statuses mean, where they say more than the program's own.
+    pub statuses: &'static [(&'static str, &'static str)],
+    /// Whether it uses the settings file of the installed service when nobody says otherwise. The daemon itself never
+    /// does: there the unit says what is read.
+    pub finds_env_file: bool,
+}
+
+impl Subcommand {
+    /// One without arguments and options.
+    pub const fn new(name: &'static str, help: &'static str) -> Subcommand {
+        Subcommand {
+            name,
+            arguments: "",
+            help,
+            options: &[],
+            examples: &[],
+            statuses: &[],
+            finds_env_file: false,
+        }
+    }
+
+    /// What may follow it.
+    pub const fn takes(mut self, arguments: &'static str) -> Subcommand {
+        self.arguments = arguments;
+        self
+    }
+
+    /// Options of its own.
+    pub const fn options(mut self, options: &'static [Flag]) -> Subcommand {
+        self.options = options;
+        self
+    }
+
+    /// Examples for its page of help.
+    pub const fn examples(mut self, examples: &'static [(&'static str, &'static str)]) -> Subcommand {
+        self.examples = examples;
+        self
+    }
+
+    /// Meaning of its exit statuses.
+    pub const fn statuses(mut self, statuses: &'static [(&'static str, &'static str)]) -> Subcommand {
+        self.statuses = statuses;
+        self
+    }
+
+    /// Looks for the settings file of the installed service.
+    pub const fn finds_env_file(mut self) -> Subcommand {
+        self.finds_env_file = true;
+        self
+    }
+
+    /// Least and greatest number of arguments.
+    fn bounds(&self) -> (usize, usize) {
+        let (mut least, mut most) = (0, 0_usize);
+        for word in self.arguments.split_whitespace() {
+            least += usize::from(!word.starts_with('['));
+            most = if word.ends_with("...") { usize::MAX } else { most.saturating_add(1) };
+        }
+        (least, most)
+    }
+}
+
+/// An option.
+#[derive(Debug)]
+pub struct Flag {
+    /// Its name, with the two hyphens.
+    pub name: &'static str,
+    /// What its value is called; `None` when it has none.
+    pub value: Option<&'static str>,
     /// What it does.
     pub help: &'static str,
 }
 
+impl Flag {
+    /// One with a value: `--name VALUE` or `--name=VALUE`.
+    pub const fn value(name: &'static str, value: &'static str, help: &'static str) -> Flag {
+        Flag { name, value: Some(value), help }
+    }
+
+    /// One that is there or not.
+    pub const fn switch(name: &'static str, help: &'static str) -> Flag {
+        Flag { name, value: None, help }
+    }
+}
+
 /// The sub-commands that both daemons have.
 pub const COMMON: [Subcommand; 4] = [
-    Subcommand { name: "run", arguments: "", help: "Runs the daemon in the foreground. The default." },
-    Subcommand {
-        name: "check",
-        arguments: "",
-        help: "Checks the settings, prints those that are set, and exits. The same as --check.",
-    },
-    Subcommand {
-        name: "healthcheck",
-        arguments: "",
-        help: "Asks the running daemon on this machine for /health; exits 0 if it answers that it is there, else 1.",
-    },
-    Subcommand { name: "version", arguments: "", help: "Prints the version. The same as --version." },
+    Subcommand::new("run", "Runs the daemon in the foreground. The default."),
+    Subcommand::new(
+        "check",
+        "Checks the settings, prints those that are set, and exits. The same as --check.",
+    ),
+    Subcommand::new(
+        "healthcheck",
+        "Asks the running daemon on this machine for /health; exits 0 if it answers that it is there, else 1. Needs \
+         neither a shell nor curl, so that it works in an image with nothing else in it.",
+    )
+    .statuses(&[("0", "The daemon is there."), ("1", "It is not, or it answers something else.")])
+    .finds_env_file(),
+    Subcommand::new("version", "Prints the version. The same as --version."),
 ];
 
 /// A command line, understood.
@@ -52,15 +151,38 @@ pub const COMMON: [Subcommand; 4] = [
 pub struct Invocation {
     /// `run`, `check`, `version`, `help` or another of the daemon's sub-commands.
     pub command: &'static str,
+    /// What `help` is asked about: a command, or the first word of several. Empty for the program.
+    pub topic: &'static str,
     /// Argument of `--env-file`.
     pub env_file: Option<PathBuf>,
+    /// The sub-command's own options with their values; a switch has an empty one.
+    pub options: Vec<(&'static str, OsString)>,
     /// What follows a sub-command that takes arguments.
     pub arguments: Vec<OsString>,
 }
 
+impl Invocation {
+    /// The value of an option.
+    pub fn value(&self, name: &str) -> Option<&OsStr> {
+        self.options.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// The value of an option as text.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, UsageFault> {
+        self.value(name)
+            .map(|value| value.to_str().ok_or_else(|| UsageFault(format!("{name}: is not UTF-8"))))
+            .transpose()
+    }
+
+    /// Whether an option is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.value(name).is_some()
+    }
+}
+
 /// What is wrong with a command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UsageFault(String);
+pub struct UsageFault(pub(super) String);
 
 impl fmt::Display for UsageFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,202 +192,192 @@ impl fmt::Display for UsageFault {
 
 impl std::error::Error for UsageFault {}
 
+fn fault<T>(text: impl Into<String>) -> Result<T, UsageFault> {
+    Err(UsageFault(text.into()))
+}
+
+/// What has been said so far.
+struct Parser {
+    daemon: &'static Daemon,
+    /// First word of commands that have two, when the second is still to come.
+    group: Option<&'static str>,
+    command: Option<&'static Subcommand>,
+    instead: Option<&'static str>,
+    env_file: Option<PathBuf>,
+    options: Vec<(&'static str, OsString)>,
+    arguments: Vec<OsString>,
+}
+
 /// Understands the arguments that follow the program's name.
 pub fn parse(
     daemon: &'static Daemon,
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Invocation, UsageFault> {
-    let mut command: Option<&'static Subcommand> = None;
-    let mut instead: Option<&'static str> = None;
-    let mut env_file = None;
-    let mut rest = Vec::new();
+    let mut parser = Parser {
+        daemon,
+        group: None,
+        command: None,
+        instead: None,
+        env_file: None,
+        options: Vec::new(),
+        arguments: Vec::new(),
+    };
     let mut arguments = arguments.into_iter();
+    let mut options_over = false;
     while let Some(argument) = arguments.next() {
-        let text = argument.to_str();
-        match text {
-            Some("--help" | "-h") => instead = Some("help"),
+        match argument.to_str() {
+            Some("--") if !options_over => options_over = true,
+            // A lone hyphen is a file: standard input or output.
+            Some(text) if text.starts_with('-') && text != "-" && !options_over => {
+                let (name, value) = match text.split_once('=') {
+                    Some((name, value)) if text.starts_with("--") => (name, Some(OsString::from(value))),
+                    _ => (text, None),
+                };
+                parser.option(name, value, &mut arguments)?;
+            }
+            _ => parser.word(argument)?,
+        }
+    }
+    parser.finish()
+}
+
+impl Parser {
+    fn option(
+        &mut self,
+        name: &str,
+        value: Option<OsString>,
+        rest: &mut impl Iterator<Item = OsString>,
+    ) -> Result<(), UsageFault> {
+        let full = match name {
+            "-h" => "--help",
+            "-V" => "--version",
+            name => name,
+        };
+        let own = self.command.map_or(&[][..], |command| command.options);
+        let Some(flag) = own.iter().chain(&GLOBAL).find(|flag| flag.name == full) else {
+            return fault(self.unknown_option(name));
+        };
+        let value = match (flag.value, value) {
+            (None, None) => OsString::new(),
+            (None, Some(_)) => return fault(format!("{name}: takes no value")),
+            (Some(what), None) => match rest.next() {
+                Some(value) => value,
+                None => return fault(format!("{name}: needs a {what}")),
+            },
+            (Some(_), Some(value)) => value,
+        };
+        match flag.name {
+            "--help" => self.instead = Some("help"),
             // Help wins: whoever asks for it reads, and nothing else happens.
-            Some("--version" | "-V") => instead = instead.or(Some("version")),
-            Some("--check") => instead = instead.or(Some("check")),
-            Some("--env-file") => {
-                let file = arguments.next().ok_or_else(|| UsageFault("--env-file: names no file".into()))?;
-                set_once(&mut env_file, file)?;
+            "--version" => self.instead = self.instead.or(Some("version")),
+            "--check" => self.instead = self.instead.or(Some("check")),
+            "--env-file" if value.is_empty() => return fault("--env-file: names no file"),
+            "--env-file" if self.env_file.is_some() => return fault("--env-file: is given twice"),
+            "--env-file" => self.env_file = Some(value.into()),
+            known if self.options.iter().any(|(other, _)| *other == known) => {
+                return fault(format!("{known}: is given twice"));
             }
-            Some(text) if text.starts_with("--env-file=") => {
-                set_once(&mut env_file, text["--env-file=".len()..].into())?;
+            known => self.options.push((known, value)),
+        }
+        Ok(())
+    }
+
+    fn unknown_option(&self, name: &str) -> String {
+        let own = self.command.map_or(&[][..], |command| command.options);
+        let known = own.iter().chain(&GLOBAL).map(|flag| flag.name);
+        if let Some(near) = nearest(known, name) {
+            return format!("unknown option {name:?}; did you mean {near}?");
+        }
+        let place = |command: &&Subcommand| command.options.iter().any(|flag| flag.name == name);
+        match self.daemon.commands.iter().find(place) {
+            // It is one of ours, in another place.
+            Some(owner) if self.command.is_none() => {
+                format!("{name} belongs behind the command: {} {name}", owner.name)
             }
-            _ if command.is_some_and(|command| !command.arguments.is_empty()) => rest.push(argument),
-            Some(text) if !text.starts_with('-') && command.is_none() => {
-                command = Some(subcommand(daemon, text)?);
-            }
-            _ => return Err(UsageFault(format!("unknown argument {:?}", argument.to_string_lossy()))),
+            _ => format!("unknown option {name:?}"),
         }
     }
-    let command = match (instead, command.map_or("run", |command| command.name)) {
-        (None, command) => command,
-        // `run --check` is a check; `hash-password --check` is a mistake.
-        (Some("check"), "run" | "check") => "check",
-        (Some("check"), command) => return Err(UsageFault(format!("--check does not go with {command}"))),
-        (Some(instead), _) => instead,
+
+    fn word(&mut self, argument: OsString) -> Result<(), UsageFault> {
+        if let Some(command) = self.command {
+            if self.arguments.len() >= command.bounds().1 {
+                return fault(format!("unknown argument {:?}", argument.to_string_lossy()));
+            }
+            self.arguments.push(argument);
+            return Ok(());
+        }
+        let Some(word) = argument.to_str() else {
+            return fault(format!("unknown command {:?}", argument.to_string_lossy()));
+        };
+        if word == "help" && self.group.is_none() && self.instead.is_none() {
+            self.instead = Some("help");
+            return Ok(());
+        }
+        let full = match self.group {
+            Some(group) => format!("{group} {word}"),
+            None => word.to_owned(),
+        };
+        if let Some(command) = self.daemon.commands.iter().find(|command| command.name == full) {
+            self.command = Some(command);
+            return Ok(());
+        }
+        if self.group.is_none()
+            && let Some(group) = self.daemon.commands.iter().find_map(|command| {
+                command.name.split_once(' ').map(|(group, _)| group).filter(|group| *group == word)
+            })
+        {
+            self.group = Some(group);
+            return Ok(());
+        }
+        let known = self.daemon.commands.iter().flat_map(|command| {
+            [Some(command.name), command.name.split_once(' ').map(|(group, _)| group)].into_iter().flatten()
+        });
+        match nearest(known, &full) {
+            Some(near) => fault(format!("unknown command {full:?}; did you mean {near}?")),
+            None => fault(format!("unknown command {full:?}")),
+        }
+    }
+
+    fn finish(self) -> Result<Invocation, UsageFault> {
+        let topic = self.command.map(|command| command.name).or(self.group).unwrap_or_default();
+        let command = match (self.instead, self.command) {
+            (Some("help" | "version"), _) => self.instead.unwrap_or("help"),
+            (_, None) if self.group.is_some() => {
+                let group = self.group.unwrap_or_default();
+                return fault(format!("{group}: needs one of {}", alternatives(self.daemon, group)));
+            }
+            // `run --check` is a check; `hash-password --check` is a mistake.
+            (Some(_), None) => "check",
+            (Some(_), Some(command)) if matches!(command.name, "run" | "check") => "check",
+            (Some(_), Some(command)) => return fault(format!("--check does not go with {}", command.name)),
+            (None, None) => "run",
+            (None, Some(command)) => {
+                if self.arguments.len() < command.bounds().0 {
+                    return fault(format!("{}: needs {}", command.name, command.arguments));
+                }
+                command.name
+            }
+        };
+        let Parser { env_file, options, arguments, .. } = self;
+        Ok(Invocation { command, topic, env_file, options, arguments })
+    }
+}
+
+/// `list, add or rm`.
+fn alternatives(daemon: &Daemon, group: &str) -> String {
+    let second = |command: &Subcommand| {
+        let (first, second) = command.name.split_once(' ')?;
+        (first == group).then_some(second)
     };
-    Ok(Invocation { command, env_file, arguments: rest })
-}
-
-fn set_once(env_file: &mut Option<PathBuf>, file: OsString) -> Result<(), UsageFault> {
-    if file.is_empty() {
-        return Err(UsageFault("--env-file: names no file".into()));
-    }
-    match env_file.replace(file.into()) {
-        None => Ok(()),
-        Some(_) => Err(UsageFault("--env-file: is given twice".into())),
+    let words: Vec<&str> = daemon.commands.iter().filter_map(second).collect();
+    match words.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => words.join(""),
     }
 }
 
-fn subcommand(daemon: &'static Daemon, name: &str) -> Result<&'static Subcommand, UsageFault> {
-    if let Some(found) = daemon.commands.iter().find(|command| command.name == name) {
-        return Ok(found);
-    }
-    let near = daemon.commands.iter().map(|command| (distance(command.name, name), command.name)).min();
-    Err(UsageFault(match near {
-        Some((away, near)) if away <= 2 => format!("unknown command {name:?}; did you mean {near}?"),
-        _ => format!("unknown command {name:?}"),
-    }))
-}
-
-/// One line for standard error after a wrong command line.
-pub fn usage(daemon: &Daemon) -> String {
-    format!("usage: {}\ntry '{} --help' for more", synopsis(daemon), daemon.program)
-}
-
-fn synopsis(daemon: &Daemon) -> String {
-    let names: Vec<&str> = daemon.commands.iter().map(|command| command.name).collect();
-    format!("{} [{}] [--env-file FILE] [--check] [--help] [--version]", daemon.program, names.join("|"))
-}
-
-/// The whole of `--help`: a manual page in plain text.
-pub fn help(daemon: &Daemon) -> String {
-    let mut out = String::new();
-    heading(&mut out, "NAME");
-    paragraph(&mut out, 4, &format!("{} - {}", daemon.program, daemon.summary));
-    heading(&mut out, "SYNOPSIS");
-    paragraph(&mut out, 4, &synopsis(daemon));
-    heading(&mut out, "DESCRIPTION");
-    for (index, text) in daemon.description.split("\n\n").enumerate() {
-        if index > 0 {
-            out.push('\n');
-        }
-        paragraph(&mut out, 4, text);
-    }
-    heading(&mut out, "COMMANDS");
-    for command in daemon.commands {
-        let title = format!("{} {}", command.name, command.arguments);
-        entry(&mut out, title.trim_end(), &[command.help]);
-    }
-    heading(&mut out, "OPTIONS");
-    entry(
-        &mut out,
-        "--env-file FILE",
-        &[
-            "Reads settings from FILE: KEY=VALUE lines, # comments, an optional 'export ', single quotes (literal) or \
-           double quotes (\\\", \\\\ and \\n are understood). $ is never expanded. What the environment of the \
-           process says wins over the file.",
-        ],
-    );
-    entry(&mut out, "--check", &["Checks all settings, reports every fault at once, and exits."]);
-    entry(&mut out, "-h, --help", &["Prints this page."]);
-    entry(&mut out, "-V, --version", &["Prints the version."]);
-    heading(&mut out, "SETTINGS");
-    let introduction = format!(
-        "Environment variables; upper and lower case are the same. A secret may also be given as KEY_FILE, the path \
-         of a file with the value, or as the systemd credential KEY. An empty value counts as not set, where nothing \
-         else is said. Other variables are ignored, but an unknown one that begins with {} is a fault.",
-        daemon.prefixes.join(" or ")
-    );
-    paragraph(&mut out, 4, &introduction);
-    for setting in daemon.settings {
-        let mut lines = vec![setting.help.to_owned(), form(setting)];
-        if !setting.aliases.is_empty() {
-            lines.push(format!("Also accepted as {}.", setting.aliases.join(", ")));
-        }
-        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        out.push('\n');
-        entry(&mut out, setting.key, &lines);
-    }
-    heading(&mut out, "FILES");
-    for (file, text) in daemon.files {
-        entry(&mut out, file, &[text]);
-    }
-    heading(&mut out, "SIGNALS");
-    entry(
-        &mut out,
-        "SIGTERM, SIGINT",
-        &[
-            "Stops: takes nothing new, lets what is running finish for a while, and exits. A second one exits at once \
-           with status 1.",
-        ],
-    );
-    entry(&mut out, "SIGHUP", &["Is noted in the log and ignored: settings are read at start only."]);
-    heading(&mut out, "EXIT STATUS");
-    entry(&mut out, "0", &["Stopped as asked."]);
-    entry(&mut out, "1", &["Failed; starting again may help."]);
-    entry(&mut out, "2", &["Wrong arguments or settings; starting again does not help."]);
-    out
-}
-
-/// Bounds and default of a setting, in words.
-fn form(setting: &Setting) -> String {
-    let (form, default) = match &setting.kind {
-        Kind::Number { default, min, max } => {
-            (format!("A whole number from {min} to {max}"), default.map(|number| number.to_string()))
-        }
-        Kind::Switch { default } => ("true or false".to_owned(), Some(default.to_string())),
-        Kind::Text { form, default } => {
-            ((*form).to_owned(), (!default.is_empty()).then(|| (*default).to_owned()))
-        }
-        Kind::Secret { min: 0 } => ("A secret".to_owned(), None),
-        Kind::Secret { min } => (format!("A secret of at least {min} characters"), None),
-    };
-    match setting.default_text.map(str::to_owned).or(default) {
-        _ if setting.required => format!("{form}; required."),
-        Some(default) => format!("{form}; default: {default}."),
-        None => format!("{form}; default: none."),
-    }
-}
-
-fn heading(out: &mut String, title: &str) {
-    if !out.is_empty() {
-        out.push('\n');
-    }
-    out.push_str(title);
-    out.push('\n');
-}
-
-fn entry(out: &mut String, title: &str, texts: &[&str]) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(out, "    {title}");
-    for text in texts {
-        paragraph(out, INDENT, text);
-    }
-}
-
-/// Adds `text`, broken between words.
-fn paragraph(out: &mut String, indent: usize, text: &str) {
-    let mut column = 0;
-    for word in text.split_whitespace() {
-        let length = word.chars().count();
-        if column > 0 && column + 1 + length > WIDTH {
-            out.push('\n');
-            column = 0;
-        }
-        if column == 0 {
-            out.extend(std::iter::repeat_n(' ', indent));
-            column = indent;
-        } else {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += length;
-    }
-    out.push('\n');
+/// The word that was probably meant.
+fn nearest(known: impl Iterator<Item = &'static str>, word: &str) -> Option<&'static str> {
+    let (away, near) = known.map(|name| (distance(name, word), name)).min()?;
+    (away <= 2 && away < word.len()).then_some(near)
 }

@@ -398,6 +398,15 @@ fn parse_line(line: &str) -> Result<Option<(&str, String)>, &'static str> {
     Ok(Some((name, text)))
 }
 
+/// The pairs in the text of an env file, for the tests of what writes them.
+#[cfg(test)]
+pub(super) fn read_env_text(text: &str) -> Vec<(String, String)> {
+    let pair = |line| {
+        parse_line(line).expect("a line").map(|(name, value): (&str, String)| (name.to_owned(), value))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
 /// What stands between double quotes, and what follows them.
 fn double_quoted(value: &str) -> Result<(String, &str), &'static str> {
     let mut text = String::new();
@@ -408,8 +417,10 @@ fn double_quoted(value: &str) -> Result<(String, &str), &'static str> {
             '\\' => match chars.next() {
                 Some((_, '"')) => text.push('"'),
                 Some((_, '\\')) => text.push('\\'),
+                // As systemd, compose and shells have it.
+                Some((_, '$')) => text.push('$'),
                 Some((_, 'n')) => text.push('\n'),
-                // Of `\$` and the like both characters stay: nothing is expanded, so nothing needs hiding.
+                // Of others both characters stay.
                 Some((_, other)) => text.extend(['\\', other]),
                 None => break,
             },
@@ -436,7 +447,7 @@ mod tests {
             ("A=$6$rounds=5000$salt$hash", "$6$rounds=5000$salt$hash"),
             ("A='$6$x$y' # the hash", "$6$x$y"),
             ("A='a \\n \" b'", "a \\n \" b"),
-            (r#"A="a \"b\" \\ \n $HOME \$x""#, "a \"b\" \\ \n $HOME \\$x"),
+            (r#"A="a \"b\" \\ \n $HOME \$x \x""#, "a \"b\" \\ \n $HOME $x \\x"),
             ("A=Data Source=/x/y.db", "Data Source=/x/y.db"),
             ("A=b\r", "b"),
         ];

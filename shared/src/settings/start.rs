@@ -1,11 +1,13 @@
 //! From the command line to a configuration, or to an exit status: what both `main` functions begin with.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
-use super::command::{self, EXIT_FAILED, EXIT_STOPPED, EXIT_WRONG, Invocation};
-use super::{Daemon, Fault, Reader, healthcheck};
+use super::command::{self, EXIT_FAILED, EXIT_STOPPED, EXIT_WRONG, Invocation, Subcommand};
+pub use super::console::{Console, Failure, Terminal};
+use super::{Daemon, Fault, Reader, healthcheck, help};
 
 /// What `main` does next.
 #[derive(Debug)]
@@ -14,16 +16,6 @@ pub enum Command<C> {
     Run(Box<C>),
     /// Everything is done and said: exit with this status.
     Done(u8),
-}
-
-/// Standard input, output and error, so that a test can look.
-pub struct Console<'a> {
-    /// Standard input.
-    pub input: &'a mut dyn Read,
-    /// Standard output: what was asked for.
-    pub output: &'a mut dyn Write,
-    /// Standard error: what went wrong.
-    pub error: &'a mut dyn Write,
 }
 
 /// What differs between the daemons.
@@ -41,7 +33,7 @@ pub struct Program<C> {
 }
 
 /// A daemon's own sub-commands.
-pub type Other = fn(&Invocation, Reader, &mut Console<'_>) -> io::Result<u8>;
+pub type Other = fn(&Invocation, Reader, &mut Console<'_>) -> Result<u8, Failure>;
 
 /// Does what the command line says, up to the point where the daemon would start.
 pub fn start<C>(
@@ -68,14 +60,20 @@ fn decide<C>(
     let invocation = match command::parse(daemon, arguments) {
         Ok(invocation) => invocation,
         Err(fault) => {
-            writeln!(console.error, "{name}: {fault}\n{}", command::usage(daemon))?;
+            writeln!(console.error, "{name}: {fault}\n{}", help::usage(daemon))?;
             return Ok(Command::Done(EXIT_WRONG));
         }
     };
-    let reader = || Reader::new(daemon, environment, invocation.env_file.as_deref());
+    let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
+    let env_file = match (&invocation.env_file, daemon.commands.iter().find(|c| c.name == invocation.command))
+    {
+        (None, Some(command)) => usual_env_file(daemon, command, &environment),
+        (given, _) => given.clone(),
+    };
+    let reader = || Reader::new(daemon, environment, env_file.as_deref());
     let status = match invocation.command {
         "help" => {
-            write!(console.output, "{}", command::help(daemon))?;
+            write!(console.output, "{}", help::help(daemon, invocation.topic))?;
             EXIT_STOPPED
         }
         "version" => {
@@ -116,15 +114,38 @@ fn decide<C>(
         }
         command => {
             let other = program.other.unwrap_or_else(|| panic!("nobody does the sub-command {command}"));
-            other(&invocation, reader(), console)?
+            match other(&invocation, reader(), console) {
+                Ok(status) => status,
+                Err(Failure::Console(error)) => return Err(error),
+                Err(Failure::Said(status, text)) => {
+                    writeln!(console.error, "{name}: {text}")?;
+                    status
+                }
+            }
         }
     };
     console.output.flush()?;
     Ok(Command::Done(status))
 }
 
+/// The settings file of the installed service, for commands that want it, when the environment has no settings.
+fn usual_env_file(
+    daemon: &Daemon,
+    command: &Subcommand,
+    environment: &[(OsString, OsString)],
+) -> Option<PathBuf> {
+    let file = Path::new(daemon.env_file);
+    if !command.finds_env_file || daemon.env_file.is_empty() || !file.exists() {
+        return None;
+    }
+    let names = || environment.iter().filter_map(|(name, _)| name.to_str());
+    let is_setting =
+        |name: &str| daemon.settings.iter().flat_map(|s| s.names()).any(|n| n.eq_ignore_ascii_case(name));
+    (!names().any(is_setting)).then(|| file.to_owned())
+}
+
 /// Says everything that is wrong, at once.
-fn report(daemon: &Daemon, faults: &[Fault], console: &mut Console<'_>) -> io::Result<u8> {
+pub fn report(daemon: &Daemon, faults: &[Fault], console: &mut Console<'_>) -> io::Result<u8> {
     let name = daemon.program;
     let count = faults.len();
     let what = if count == 1 { "1 setting is wrong" } else { &format!("{count} settings are wrong") };

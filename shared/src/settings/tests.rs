@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::command::{COMMON, Invocation, Subcommand, help, parse};
+use super::command::{COMMON, Flag, Invocation, Subcommand, parse};
+use super::help::{help, topics};
 use super::*;
 
 static DAEMON: Daemon = Daemon {
@@ -24,9 +25,17 @@ static DAEMON: Daemon = Daemon {
     legacy: &["Test__Gone", "Test__Group__*"],
     commands: &{
         let [run, check, healthcheck, version] = COMMON;
-        let more = Subcommand { name: "make", arguments: "WHAT...", help: "Makes." };
-        [run, check, healthcheck, version, more]
+        let make = Subcommand::new("make", "Makes.\n\nAt length.").takes("WHAT...").options(&[
+            Flag::switch("--loud", "Makes a noise."),
+            Flag::value("--colour", "NAME", "In colour."),
+        ]);
+        let list =
+            Subcommand::new("thing list", "Lists.").examples(&[("octoporty-test thing list", "Lists all.")]);
+        let copy = Subcommand::new("thing copy", "Copies.").takes("FROM [TO]");
+        [run, check, healthcheck, version, make, list, copy]
     },
+    examples: &[("octoporty-test run", "Runs.")],
+    env_file: "",
     files: &[("/etc/test", "A file.")],
     port_key: "Test__Port",
 };
@@ -350,40 +359,97 @@ fn parsed(arguments: &[&str]) -> Result<Invocation, String> {
 
 #[test]
 fn the_command_line_is_understood() {
-    type Row<'a> = (&'a [&'a str], &'a str, Option<&'a str>, &'a [&'a str]);
-    let rows: [Row<'_>; 12] = [
-        (&[], "run", None, &[]),
-        (&["run"], "run", None, &[]),
-        (&["--env-file", "a b"], "run", Some("a b"), &[]),
-        (&["run", "--env-file=x=y", "--check"], "check", Some("x=y"), &[]),
-        (&["--check", "check"], "check", None, &[]),
-        (&["--check", "-V"], "check", None, &[]),
-        (&["-V"], "version", None, &[]),
-        (&["version"], "version", None, &[]),
-        (&["healthcheck", "--env-file", "f"], "healthcheck", Some("f"), &[]),
-        (&["make", "a", "--loud", "--env-file", "f"], "make", Some("f"), &["a", "--loud"]),
-        (&["make", "--help"], "help", None, &[]),
-        (&["-V", "-h"], "help", None, &[]),
+    type Row<'a> = (&'a [&'a str], &'a str, Option<&'a str>, &'a [(&'static str, &'a str)], &'a [&'a str]);
+    let rows: [Row<'_>; 18] = [
+        (&[], "run", None, &[], &[]),
+        (&["run"], "run", None, &[], &[]),
+        (&["--env-file", "a b"], "run", Some("a b"), &[], &[]),
+        (&["run", "--env-file=x=y", "--check"], "check", Some("x=y"), &[], &[]),
+        (&["--check", "check"], "check", None, &[], &[]),
+        (&["--check", "-V"], "check", None, &[], &[]),
+        (&["-V"], "version", None, &[], &[]),
+        (&["version"], "version", None, &[], &[]),
+        (&["healthcheck", "--env-file", "f"], "healthcheck", Some("f"), &[], &[]),
+        (&["make", "a", "--loud", "--env-file", "f", "b"], "make", Some("f"), &[("--loud", "")], &["a", "b"]),
+        (&["make", "--colour=red", "a"], "make", None, &[("--colour", "red")], &["a"]),
+        (&["make", "--colour", "--loud", "-"], "make", None, &[("--colour", "--loud")], &["-"]),
+        (&["make", "--", "--loud", "-x"], "make", None, &[], &["--loud", "-x"]),
+        (&["thing", "list"], "thing list", None, &[], &[]),
+        (&["thing", "--env-file", "f", "copy", "a"], "thing copy", Some("f"), &[], &["a"]),
+        (&["thing", "copy", "a", "b"], "thing copy", None, &[], &["a", "b"]),
+        (&["make", "--help"], "help", None, &[], &[]),
+        (&["-V", "-h"], "help", None, &[], &[]),
     ];
-    for (arguments, command, env_file, rest) in rows {
-        let rest = rest.iter().map(OsString::from).collect();
-        let expected = Invocation { command, env_file: env_file.map(PathBuf::from), arguments: rest };
-        assert_eq!(parsed(arguments), Ok(expected), "{arguments:?}");
+    for (arguments, command, env_file, options, rest) in rows {
+        let found = parsed(arguments).unwrap_or_else(|fault| panic!("{arguments:?}: {fault}"));
+        assert_eq!(found.command, command, "{arguments:?}");
+        assert_eq!(found.env_file, env_file.map(PathBuf::from), "{arguments:?}");
+        let options: Vec<_> = options.iter().map(|(name, value)| (*name, OsString::from(value))).collect();
+        assert_eq!(found.options, options, "{arguments:?}");
+        assert_eq!(found.arguments, rest.iter().map(OsString::from).collect::<Vec<_>>(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_is_about_what_was_asked() {
+    for (arguments, topic) in [
+        (&["--help"][..], ""),
+        (&["help"], ""),
+        (&["make", "--help"], "make"),
+        (&["help", "make"], "make"),
+        (&["thing", "--help"], "thing"),
+        (&["help", "thing", "copy"], "thing copy"),
+        // Whatever else is wrong: who asks for help has noticed.
+        (&["thing", "copy", "-h"], "thing copy"),
+    ] {
+        let found = parsed(arguments).unwrap_or_else(|fault| panic!("{arguments:?}: {fault}"));
+        assert_eq!((found.command, found.topic), ("help", topic), "{arguments:?}");
+    }
+    let topics = topics(&DAEMON);
+    assert!(topics.len() > COMMON.len());
+    for topic in topics {
+        let page = help(&DAEMON, topic);
+        assert!(page.contains("EXAMPLES"), "{topic}: {page}");
+        assert!(page.contains("octoporty-test "), "{topic}: {page}");
+        assert!(page.lines().all(|line| line.chars().count() <= 90 && !line.ends_with(' ')), "{page}");
+    }
+    let page = help(&DAEMON, "make");
+    for expected in [
+        "SYNOPSIS\n    octoporty-test make WHAT... [OPTIONS]\n",
+        "    Makes.\n\n    At length.\n",
+        "    --colour NAME\n        In colour.\n",
+        "    --env-file FILE\n",
+        "EXIT STATUS\n    0\n",
+    ] {
+        assert!(page.contains(expected), "{expected}\n{page}");
     }
 }
 
 #[test]
 fn a_wrong_command_line_says_what_is_wrong() {
-    let rows: [(&[&str], &str); 9] = [
-        (&["--env-file"], "--env-file: names no file"),
+    let rows: [(&[&str], &str); 22] = [
+        (&["--env-file"], "--env-file: needs a FILE"),
         (&["--env-file="], "--env-file: names no file"),
         (&["--env-file", "a", "--env-file=b"], "--env-file: is given twice"),
-        (&["--wrong"], "unknown argument \"--wrong\""),
-        (&["-x"], "unknown argument \"-x\""),
+        (&["--wrong"], "unknown option \"--wrong\""),
+        (&["--hepl"], "unknown option \"--hepl\"; did you mean --help?"),
+        (&["--loud", "make"], "--loud belongs behind the command: make --loud"),
+        (&["-x"], "unknown option \"-x\""),
         (&["run", "more"], "unknown argument \"more\""),
         (&["chekc"], "unknown command \"chekc\"; did you mean check?"),
         (&["start-now"], "unknown command \"start-now\""),
         (&["make", "--check"], "--check does not go with make"),
+        (&["make"], "make: needs WHAT..."),
+        (&["make", "a", "--lound"], "unknown option \"--lound\"; did you mean --loud?"),
+        (&["make", "a", "--loud=yes"], "--loud: takes no value"),
+        (&["make", "a", "--loud", "--loud"], "--loud: is given twice"),
+        (&["make", "a", "--colour"], "--colour: needs a NAME"),
+        (&["thing"], "thing: needs one of list or copy"),
+        (&["thigns"], "unknown command \"thigns\"; did you mean thing?"),
+        (&["thing", "lsit"], "unknown command \"thing lsit\"; did you mean thing list?"),
+        (&["thing", "copy"], "thing copy: needs FROM [TO]"),
+        (&["thing", "copy", "a", "b", "c"], "unknown argument \"c\""),
+        (&["thing", "--check"], "thing: needs one of list or copy"),
     ];
     for (arguments, fault) in rows {
         assert_eq!(parsed(arguments), Err(fault.to_owned()), "{arguments:?}");
@@ -392,13 +458,14 @@ fn a_wrong_command_line_says_what_is_wrong() {
 
 #[test]
 fn help_has_every_heading_and_every_setting() {
-    let text = help(&DAEMON);
+    let text = help(&DAEMON, "");
     let headings = [
         "NAME",
         "SYNOPSIS",
         "DESCRIPTION",
         "COMMANDS",
         "OPTIONS",
+        "EXAMPLES",
         "SETTINGS",
         "FILES",
         "SIGNALS",

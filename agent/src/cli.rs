@@ -1,0 +1,36 @@
+//! What `octoporty-agent` does besides running: one file per sub-command, and the table of them.
+//!
+//! Parsing and `--help` are left to `shared::settings`; what a command changes goes through the same code as a
+//! change from the admin page.
+
+mod hash_password;
+mod init;
+
+use shared::settings::Reader;
+use shared::settings::command::{COMMON, Invocation, Subcommand};
+use shared::settings::console::{Console, Failure};
+
+/// All sub-commands, in the order of `--help`.
+pub(crate) const COMMANDS: &[Subcommand] = {
+    let [run, check, healthcheck, version] = COMMON;
+    &[run, init::COMMAND, check, hash_password::COMMAND, healthcheck, version]
+};
+
+/// What a newcomer wants first.
+pub(crate) const EXAMPLES: &[(&str, &str)] = &[
+    ("octoporty-agent init --fqdn gateway.example.com", "Asks for key and password and writes the settings."),
+    ("octoporty-agent --env-file /etc/octoporty/agent.env", "Runs the Agent with them."),
+];
+
+/// Does what a sub-command of the Agent's own asks for.
+pub(crate) fn run(
+    invocation: &Invocation,
+    _reader: Reader,
+    console: &mut Console<'_>,
+) -> Result<u8, Failure> {
+    match invocation.command {
+        "init" => init::run(invocation, console),
+        "hash-password" => hash_password::run(console),
+        command => unreachable!("the table has the sub-command {command}, and nobody does it"),
+    }
+}
