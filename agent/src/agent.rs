@@ -7,15 +7,24 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use shared::control::{
+    CertificateReport, GetCaddy, GetCertificate, GetLogs, LandingPage, Update, UpdateOutcome,
+};
 use shared::credit::{Budget, INITIAL, INITIAL_TIGHT};
+use shared::hello::{RouteReport, ToAgent, ToGateway};
 use shared::mapping::MappingId;
 use shared::notify::Vital;
 use shared::poll::{Handle, Poller, Table};
 use shared::threads;
 
+use crate::asks::{ANSWER_TIME, Urgency};
 use crate::config::Config;
-use crate::control::{Control, RouteState, TunnelState, TunnelStatus};
+use crate::control::{
+    AskFault, CaddyAnswer, Control, LogPage, RouteState, TunnelState, TunnelStatus, UpdateReply,
+};
 use crate::events::Hub;
+use crate::landing::Pages;
+use crate::news;
 use crate::pool::Pool;
 use crate::resolver::Resolver;
 use crate::store::Store;
@@ -36,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) pool: Pool,
     pub(crate) resolver: Resolver,
     pub(crate) targets: Targets,
+    /// The landing page for the Gateways' own hosts.
+    pub(crate) pages: Pages,
     pub(crate) tls: UpstreamTls,
     /// Bytes of request body that a Gateway may send on a new Stream.
     pub(crate) request_credit: u32,
@@ -131,6 +142,7 @@ pub fn start(config: Config, store: Store, hub: Arc<Hub>) -> Result<Agent, Start
         pool: Pool::default(),
         resolver: Resolver::new(),
         targets: Targets::default(),
+        pages: Pages::default(),
         tls: UpstreamTls::default(),
         request_credit: if config.memory_budget < 32 * 1024 * 1024 { INITIAL_TIGHT } else { INITIAL },
         hub,
@@ -138,6 +150,7 @@ pub fn start(config: Config, store: Store, hub: Arc<Hub>) -> Result<Agent, Start
         config,
     });
     core.targets.replace(|| store.mappings()).map_err(StartFault::Store)?;
+    core.pages.read(&store).map_err(StartFault::Store)?;
     let watcher = Upstreams::new(Arc::clone(&core));
     let poller = threads::spawn("upstreams", move || watcher.run(poller)).map_err(StartFault::System)?;
     let mut tunnels = Vec::new();
@@ -249,4 +262,115 @@ impl Control for TunnelSet {
             tunnel.tell(Event::Reconnect);
         }
     }
+
+    fn gateway_logs(&self, before: u64, count: u32, contains: Option<&str>) -> Result<LogPage, AskFault> {
+        let tunnel = self.tunnel()?;
+        let contains = contains.map(str::to_owned);
+        let question = |request| ToGateway::GetLogs(GetLogs { request, before, count, contains });
+        match tunnel.ask("get-logs", Urgency::Now, ANSWER_TIME, question)? {
+            ToAgent::Logs(logs) => {
+                if let Some(newest) = logs.lines.first() {
+                    tunnel.news().read_to(newest.id);
+                }
+                Ok(LogPage {
+                    lines: logs.lines.into_iter().map(news::line).collect(),
+                    has_more: logs.has_more,
+                })
+            }
+            other => Err(strange(&other)),
+        }
+    }
+
+    fn caddy(&self, config: bool) -> Result<CaddyAnswer, AskFault> {
+        let question = |request| ToGateway::GetCaddy(GetCaddy { request, config });
+        match self.tunnel()?.ask("get-caddy", Urgency::Now, ANSWER_TIME, question)? {
+            ToAgent::Caddy(caddy) => {
+                let none = || caddy.error.clone().unwrap_or_else(|| "the Gateway sent none".into());
+                let config = config.then(|| caddy.config.clone().ok_or_else(none));
+                Ok(CaddyAnswer { report: caddy.report, config })
+            }
+            other => Err(strange(&other)),
+        }
+    }
+
+    fn certificate(&self, host: &str, fresh: bool) -> Result<CertificateReport, AskFault> {
+        let tunnel = self.tunnel()?;
+        let question =
+            |request| ToGateway::GetCertificate(GetCertificate { request, host: host.to_owned(), fresh });
+        match tunnel.ask("get-certificate", Urgency::Now, ANSWER_TIME, question)? {
+            ToAgent::Certificate(certificate) => {
+                tunnel.news().certificate(&certificate.report);
+                Ok(certificate.report)
+            }
+            other => Err(strange(&other)),
+        }
+    }
+
+    fn known_certificate(&self, host: &str) -> Option<CertificateReport> {
+        self.best()?.news().known_certificate(host)
+    }
+
+    fn request_update(&self, target_version: &str, force: bool) -> Result<UpdateReply, AskFault> {
+        let target_version = target_version.to_owned();
+        let question = |request| ToGateway::Update(Update { request, target_version, force });
+        match self.tunnel()?.ask("update", Urgency::Now, ANSWER_TIME, question)? {
+            ToAgent::UpdateAck(ack) => Ok(UpdateReply { status: ack.status, message: ack.message }),
+            other => Err(strange(&other)),
+        }
+    }
+
+    fn update_outcome(&self) -> Option<UpdateOutcome> {
+        self.best()?.news().last_outcome()
+    }
+
+    fn landing_page_changed(&self, wait: Duration) -> Result<(), AskFault> {
+        if let Err(e) = self.core.pages.read(&self.store) {
+            log::error!("cannot read the landing page: {e}");
+            return Err(AskFault::Refused(format!("the Agent's database: {e}")));
+        }
+        let deadline = Instant::now() + wait;
+        let page = self.core.pages.now();
+        let mut outcome = Err(AskFault::NotConnected);
+        for tunnel in &self.tunnels {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let question = |request| {
+                let (html, saved_at) =
+                    page.as_ref().map(|page| (page.html.clone(), page.saved_at.clone())).unzip();
+                ToGateway::LandingPage(LandingPage { request, html, saved_at })
+            };
+            match tunnel.ask("landing-page", Urgency::Later, left, question) {
+                Ok(_) => outcome = Ok(()),
+                Err(fault) if outcome.is_err() && fault != AskFault::NotConnected => outcome = Err(fault),
+                Err(_) => {}
+            }
+        }
+        outcome
+    }
+
+    fn gateway_landing_page(&self) -> Option<Option<String>> {
+        self.best()?.news().held_page()
+    }
+
+    fn route_reports(&self) -> Vec<(MappingId, RouteReport)> {
+        self.best().map(|tunnel| tunnel.news().reports()).unwrap_or_default()
+    }
+}
+
+impl TunnelSet {
+    /// The tunnel that [`Control::status`] tells of.
+    fn best(&self) -> Option<&Arc<Tunnel>> {
+        let connected = |tunnel: &&Arc<Tunnel>| tunnel.status().state == TunnelState::Connected;
+        self.tunnels.iter().find(connected).or(self.tunnels.first())
+    }
+
+    /// The first that is connected.
+    fn tunnel(&self) -> Result<&Arc<Tunnel>, AskFault> {
+        self.best().ok_or(AskFault::NotConnected)
+    }
+}
+
+/// An answer to another question than ours.
+fn strange(answer: &ToAgent) -> AskFault {
+    log::debug!("the gateway's answer does not fit the question: {answer:?}");
+    AskFault::Refused("the Gateway's answer does not fit the question".into())
 }

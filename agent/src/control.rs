@@ -6,9 +6,11 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use time::OffsetDateTime;
-
+use shared::control::{CaddyReport, CertificateReport, UpdateOutcome, UpdateStatus};
+use shared::hello::RouteReport;
+use shared::logging::Line;
 use shared::mapping::MappingId;
+use time::OffsetDateTime;
 
 /// The tunnel, as the admin API sees it. Every call returns at once, except where it says how long it may
 /// wait.
@@ -24,7 +26,118 @@ pub trait Control: Send + Sync {
 
     /// The Operator wants a fresh connection: drop what there is and dial without waiting for the back-off.
     fn reconnect(&self);
+
+    // What follows asks the Gateway; by itself it answers as when none is connected, so that a fake need not.
+
+    /// A page of the Gateway's log, newest first: lines before the one with this id (0 for the newest), at most
+    /// `count`, only those that contain the text. Waits for the Gateway, 30 s at most, like all that ask it something.
+    fn gateway_logs(&self, before: u64, count: u32, contains: Option<&str>) -> Result<LogPage, AskFault> {
+        let _ = (before, count, contains);
+        Err(AskFault::NotConnected)
+    }
+
+    /// How the Gateway and Caddy get along; with `config` also Caddy's configuration.
+    fn caddy(&self, config: bool) -> Result<CaddyAnswer, AskFault> {
+        let _ = config;
+        Err(AskFault::NotConnected)
+    }
+
+    /// The certificate that visitors of a host get; with `fresh` the Gateway looks again.
+    fn certificate(&self, host: &str, fresh: bool) -> Result<CertificateReport, AskFault> {
+        let _ = (host, fresh);
+        Err(AskFault::NotConnected)
+    }
+
+    /// What the Gateway last said of a host's certificate; `None` when it said nothing yet. Does not wait.
+    fn known_certificate(&self, host: &str) -> Option<CertificateReport> {
+        let _ = host;
+        None
+    }
+
+    /// Asks the Gateway to have itself updated to this version.
+    fn request_update(&self, target_version: &str, force: bool) -> Result<UpdateReply, AskFault> {
+        let _ = (target_version, force);
+        Err(AskFault::NotConnected)
+    }
+
+    /// How far the last update of the Gateway has got, as it last said; `None` when it never did.
+    fn update_outcome(&self) -> Option<UpdateOutcome> {
+        None
+    }
+
+    /// The landing page in the store has changed: bring it to the Gateways. Waits at most `wait` for the first one.
+    fn landing_page_changed(&self, wait: Duration) -> Result<(), AskFault> {
+        let _ = wait;
+        Err(AskFault::NotConnected)
+    }
+
+    /// Hash of the landing page that the Gateway holds for this Agent, as it last said: `None` when that is not
+    /// known, `Some(None)` for its default page.
+    fn gateway_landing_page(&self) -> Option<Option<String>> {
+        None
+    }
+
+    /// How each mapping stands at the Gateway, as it last said. Empty when none is connected.
+    fn route_reports(&self) -> Vec<(MappingId, RouteReport)> {
+        Vec::new()
+    }
 }
+
+/// A page of the Gateway's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogPage {
+    /// Newest first.
+    pub lines: Vec<Line>,
+    /// There are lines older than the last one of these.
+    pub has_more: bool,
+}
+
+/// What the Gateway says of Caddy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CaddyAnswer {
+    /// How they get along.
+    pub report: CaddyReport,
+    /// Caddy's configuration, or why there is none; `None` when it was not asked for.
+    pub config: Option<Result<String, String>>,
+}
+
+/// What became of the wish to update the Gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateReply {
+    /// In a word.
+    pub status: UpdateStatus,
+    /// In a sentence.
+    pub message: String,
+}
+
+/// Why the Gateway did not answer a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AskFault {
+    /// No Gateway is connected.
+    NotConnected,
+    /// It is older and does not know the question.
+    Unsupported,
+    /// No answer for 30 seconds.
+    Timeout,
+    /// The connection was lost before the answer came.
+    Lost,
+    /// It cannot do that; its words.
+    Refused(String),
+}
+
+impl fmt::Display for AskFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AskFault::NotConnected => "Not connected to the Gateway",
+            AskFault::Unsupported => "The Gateway is older and cannot do this; update it first",
+            AskFault::Timeout => "The Gateway did not answer within 30 seconds",
+            AskFault::Lost => "The connection to the Gateway was lost before it answered",
+            AskFault::Refused(why) => why,
+        })
+    }
+}
+
+impl std::error::Error for AskFault {}
 
 /// How far the Gateway has got with one mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]

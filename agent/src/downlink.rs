@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_channel::Sender;
 use shared::frame::{Frame, Open};
@@ -11,7 +12,9 @@ use shared::reason::Reason;
 use shared::streams::Lookup;
 
 use crate::agent::Core;
+use crate::asks::Asks;
 use crate::context::Context;
+use crate::news::News;
 use crate::session::Session;
 use crate::targets::Found;
 use crate::tunnel::Event;
@@ -22,12 +25,58 @@ pub(crate) struct Downlink {
     core: Arc<Core>,
     session: Arc<Session>,
     events: Sender<Event>,
+    asks: Arc<Asks>,
+    news: Arc<News>,
     context: Context,
 }
 
 impl Downlink {
-    pub(crate) fn new(core: Arc<Core>, session: Arc<Session>, events: Sender<Event>) -> Downlink {
-        Downlink { core, session, events, context: Context::default() }
+    pub(crate) fn new(
+        core: Arc<Core>,
+        session: Arc<Session>,
+        events: Sender<Event>,
+        asks: Arc<Asks>,
+        news: Arc<News>,
+    ) -> Downlink {
+        Downlink { core, session, events, asks, news, context: Context::default() }
+    }
+
+    /// Answers, and what the Gateway tells by itself. Gives back what concerns the tunnel.
+    fn heard(&self, message: ToAgent) -> Option<ToAgent> {
+        match message {
+            ToAgent::Log(lines) => {
+                // Nothing is logged here: a line about lines would never end.
+                self.news.lines(&lines);
+            }
+            ToAgent::Routes(routes) => {
+                for certificate in routes.routes.iter().filter_map(|route| route.certificate.as_ref()) {
+                    self.news.certificate(certificate);
+                }
+                self.news.routes(routes);
+            }
+            ToAgent::UpdateOutcome(outcome) => {
+                if self.news.outcome(&outcome) && outcome.state != "none" {
+                    let message = outcome.message.as_deref().unwrap_or_default();
+                    log::info!("update of the gateway: {} {message}", outcome.state);
+                }
+            }
+            ToAgent::Unsupported { what } if what == "watch-logs" => {
+                self.news.cannot_watch.store(true, Relaxed);
+            }
+            ToAgent::Unsupported { what } if self.asks.unsupported(&what) => {}
+            ToAgent::LandingPageAck(ack) => {
+                self.news.holds_page(ack.hash.clone());
+                if ack.request != 0 {
+                    self.asks.answer(ToAgent::LandingPageAck(ack));
+                }
+            }
+            ToAgent::Failed(failed) if failed.request == 0 => {
+                log::warn!("the gateway does not take the landing page: {}", failed.error);
+            }
+            message if message.answers() != 0 => self.asks.answer(message),
+            message => return Some(message),
+        }
+        None
     }
 
     fn open(&mut self, link: &Arc<Link>, open: &Open<'_>) {
@@ -124,10 +173,13 @@ impl Receiver for Downlink {
 
     fn control(&mut self, link: &Arc<Link>, json: &[u8]) -> Result<(), String> {
         match ToAgent::parse(json) {
-            Ok(message) => self
-                .events
-                .try_send(Event::Message(Arc::clone(link), Box::new(message)))
-                .map_err(|_| "more control messages than can be handled".to_owned()),
+            Ok(message) => match self.heard(message) {
+                Some(message) => self
+                    .events
+                    .try_send(Event::Message(Arc::clone(link), Box::new(message)))
+                    .map_err(|_| "more control messages than can be handled".to_owned()),
+                None => Ok(()),
+            },
             Err(ControlFault::Unknown(what)) => {
                 link.control(&ToGateway::Unsupported { what }.to_json());
                 self.context.touch_link(link);
@@ -146,6 +198,7 @@ impl Receiver for Downlink {
 
     fn closed(&mut self, link: &Arc<Link>, why: &str) {
         self.context.settle();
+        self.asks.lost(link);
         let event = Event::LinkClosed(Arc::clone(link), why.to_owned());
         if self.events.send(event).is_err() {
             log::debug!("link {} closed after its tunnel: {why}", link.name());

@@ -1,12 +1,13 @@
 //! The private daemon: holds the tunnel, the mappings and the admin page, and calls the services at home.
 //!
 //! In reading order: `config` (settings), `agent` (what is shared, start and stop), `tunnel` and `dial` (the way to
-//! a Gateway), `session` and `downlink` (what comes over it), `targets` (where a Mapping leads), `upstream` (one
+//! a Gateway), `session` and `downlink` (what comes over it), `asks` and `news` (what is asked, what is told), `targets` (where a Mapping leads), `upstream` (one
 //! connection to a service) with `upstreams`, `pool`, `resolver`, `wire` and `tls` below it, `store` and
 //! `migrations` (SQLite), `control`, `events` and `admin` (the operator's page and API), `cli` (sub-commands).
 
 pub mod admin;
 mod agent;
+mod asks;
 mod cli;
 pub mod config;
 mod context;
@@ -14,7 +15,9 @@ pub mod control;
 mod dial;
 mod downlink;
 pub mod events;
+mod landing;
 mod migrations;
+mod news;
 pub mod password;
 mod pool;
 mod random;

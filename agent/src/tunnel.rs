@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustls::ClientConfig;
 use shared::backoff;
+use shared::control::LandingPage;
 use shared::frame::Side;
 use shared::hello::{
     CLOSE_REPLACED, Config, ConfigAck, GREETING_SECONDS, Hello, RouteReport, ToAgent, ToGateway, VERSION_MAX,
@@ -23,11 +24,13 @@ use shared::threads::{self, lock};
 use time::OffsetDateTime;
 
 use crate::agent::Core;
+use crate::asks::{Asks, Urgency};
 use crate::config::GatewayUrl;
-use crate::control::{TunnelState, TunnelStatus};
+use crate::control::{AskFault, TunnelState, TunnelStatus};
 use crate::dial::{self, DialFault, Step};
 use crate::downlink::Downlink;
 use crate::events;
+use crate::news::News;
 use crate::session::Session;
 
 /// Events that may wait; more control messages than that, and the Gateway is not sane.
@@ -92,6 +95,8 @@ pub(crate) struct Tunnel {
     links_made: AtomicU64,
     /// When the thread last came round, microseconds.
     beat: AtomicU64,
+    asks: Arc<Asks>,
+    news: Arc<News>,
 }
 
 #[derive(Default)]
@@ -124,6 +129,8 @@ impl Tunnel {
             acknowledged: Condvar::new(),
             links_made: AtomicU64::new(0),
             beat: AtomicU64::new(monotime::micros()),
+            asks: Arc::default(),
+            news: Arc::default(),
         };
         (Arc::new(tunnel), receiver)
     }
@@ -176,6 +183,46 @@ impl Tunnel {
             let waited = self.acknowledged.wait_timeout(state, left);
             state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
+    }
+
+    /// What it has told by itself.
+    pub(crate) fn news(&self) -> &News {
+        &self.news
+    }
+
+    /// Asks the Gateway something, and waits for the answer.
+    pub(crate) fn ask(
+        &self,
+        kind: &'static str,
+        urgency: Urgency,
+        patience: Duration,
+        question: impl FnOnce(u64) -> ToGateway,
+    ) -> Result<ToAgent, AskFault> {
+        let link = {
+            let state = lock(&self.state);
+            let connected = state.status.state == TunnelState::Connected;
+            let session = state.session.as_ref().filter(|_| connected).ok_or(AskFault::NotConnected)?;
+            session.links().into_iter().next().ok_or(AskFault::NotConnected)?
+        };
+        self.asks.ask(&link, kind, urgency, patience, question)
+    }
+
+    /// Brings the landing page over if the Gateway holds another. Its acknowledgement is noted when it comes.
+    fn offer_page(&self, link: &Link, held: Option<&str>) {
+        let page = self.core.pages.now();
+        self.news.holds_page(held.map(str::to_owned));
+        if page.as_ref().map(|page| page.hash.as_str()) == held {
+            return;
+        }
+        let message = ToGateway::LandingPage(LandingPage {
+            request: 0,
+            html: page.as_ref().map(|page| page.html.clone()),
+            saved_at: page.as_ref().map(|page| page.saved_at.clone()),
+        });
+        if !link.later(&message.to_json()) {
+            log::warn!("gateway {}: no room to send the landing page", self.url);
+        }
+        link.flush();
     }
 
     /// The tunnel's thread.
@@ -292,7 +339,13 @@ impl Tunnel {
         let start = || {
             let poller = self.core.poller.clone();
             let link = Link::new(name, Side::Agent, dialled.socket, dialled.tls, poller)?;
-            let receiver = Downlink::new(Arc::clone(&self.core), Arc::clone(session), self.sender.clone());
+            let receiver = Downlink::new(
+                Arc::clone(&self.core),
+                Arc::clone(session),
+                self.sender.clone(),
+                Arc::clone(&self.asks),
+                Arc::clone(&self.news),
+            );
             let threads = link.start(dialled.early, receiver)?;
             Ok((link, threads))
         };
@@ -310,7 +363,7 @@ impl Tunnel {
             fqdn: core.config.gateway_fqdn.clone(),
             session,
             credit: core.request_credit,
-            landing_page_hash: None,
+            landing_page_hash: core.pages.hash(),
             mappings_hash: Some(core.targets.offer().hash),
         };
         link.control(&ToGateway::Hello(hello).to_json());
@@ -389,20 +442,29 @@ impl Tunnel {
                     ToAgent::ConfigAck(ack) => {
                         if let Some(welcome) = welcome {
                             self.connected(&ack, &welcome);
+                            self.offer_page(&link, welcome.landing_page_hash.as_deref());
                             return Ok((session, welcome));
                         }
                         return give_up(Step::Greeting, "the gateway answers what was not asked".into());
                     }
                     ToAgent::Draining => session.drain(),
                     ToAgent::Bye => return give_up(Step::Greeting, "the gateway is shutting down".into()),
-                    ToAgent::Unsupported { what } => {
-                        log::warn!("the gateway does not know {what:?}: it is older")
-                    }
+                    other => self.strange(&other),
                 },
                 Ok(Event::Joined(Ok((link, _)))) => link.close("the session is over"),
                 // Of an earlier Session; or a change of the table, which is about to be sent anyway.
                 Ok(_) => {}
             }
+        }
+    }
+
+    /// A message that leads to nothing.
+    fn strange(&self, message: &ToAgent) {
+        match message {
+            ToAgent::Unsupported { what } => {
+                log::warn!("gateway {}: it does not know {what:?}: it is older", self.url);
+            }
+            other => log::debug!("gateway {}: unexpected message {other:?}", self.url),
         }
     }
 
@@ -430,6 +492,7 @@ impl Tunnel {
                 log::warn!("gateway {}: mapping {}: {error}", self.url, route.id);
             }
         }
+        self.news.acknowledged(&ack.routes);
         let mut state = lock(&self.state);
         state.acknowledged = Some(ack.request);
         state.routes.clone_from(&ack.routes);
@@ -439,6 +502,7 @@ impl Tunnel {
 
     fn disconnected(&self, session: &Session) {
         session.end("the session is over");
+        self.news.session_ended();
         let mut state = lock(&self.state);
         state.session = None;
         state.acknowledged = None;
@@ -516,9 +580,7 @@ impl Tunnel {
                         log::info!("gateway {}: it is shutting down", self.url);
                     }
                     ToAgent::Bye => session.end("the gateway is shutting down"),
-                    ToAgent::Unsupported { what } => {
-                        log::warn!("the gateway does not know {what:?}: it is older")
-                    }
+                    other => self.strange(&other),
                 },
                 Event::LinkClosed(link, why) => {
                     let left = session.lose(&link);

@@ -5,6 +5,7 @@
 
 use shared::clock;
 use shared::head::RequestHead;
+use shared::landing;
 use shared::reason::{Hop, Reason};
 
 use crate::config::AllowedOrigins;
@@ -122,10 +123,7 @@ pub(crate) fn own(core: &Core, head: &RequestHead<'_>) -> Answer {
         ("/health", _) => {
             Answer::plain_fault(405, "only GET and HEAD are served here").with("Allow", "GET, HEAD")
         }
-        _ => {
-            let text = "Nothing is published at this address.";
-            Answer::error(404, text, Hop::Gateway, &core.next_request_id(), wants_html(head), false)
-        }
+        _ => return elsewhere(core, head),
     };
     let origin = head.get("origin").and_then(|origin| std::str::from_utf8(origin).ok());
     match (origin, &core.config.allowed_origins) {
@@ -134,6 +132,43 @@ pub(crate) fn own(core: &Core, head: &RequestHead<'_>) -> Answer {
             answer.with("Access-Control-Allow-Origin", origin).with("Vary", "Origin")
         }
         _ => answer,
+    }
+}
+
+/// The landing page on our own host; elsewhere, nothing.
+fn elsewhere(core: &Core, head: &RequestHead<'_>) -> Answer {
+    let nothing =
+        |text| Answer::error(404, text, Hop::Gateway, &core.next_request_id(), wants_html(head), false);
+    let Some(page) = core.tunnels.page(head.host.name()) else {
+        return nothing("Nothing is published at this address.");
+    };
+    match (path(head.target), head.method) {
+        ("/", "GET" | "HEAD") => {
+            let html = page.as_ref().map_or(landing::DEFAULT, |page| &page.html);
+            Answer {
+                status: 200,
+                message: String::new(),
+                content_type: "text/html; charset=utf-8",
+                extra: vec![
+                    ("Cache-Control", "no-cache".to_owned()),
+                    ("Content-Security-Policy", crate::landing::POLICY.to_owned()),
+                    ("X-Frame-Options", "DENY".to_owned()),
+                    ("Referrer-Policy", "no-referrer".to_owned()),
+                    ("Cross-Origin-Opener-Policy", "same-origin".to_owned()),
+                ],
+                body: html.as_bytes().to_vec(),
+            }
+        }
+        ("/", _) => Answer::plain_fault(405, "only GET and HEAD are served here").with("Allow", "GET, HEAD"),
+        // A person has gone astray; a program should be told.
+        (_, "GET" | "HEAD") if wants_html(head) => Answer {
+            status: 302,
+            message: String::new(),
+            content_type: "",
+            extra: vec![("Location", "/".to_owned()), ("Cache-Control", "no-store".to_owned())],
+            body: Vec::new(),
+        },
+        _ => nothing("This is the Gateway's own address; it has no such path."),
     }
 }
 
@@ -200,6 +235,7 @@ fn status_text(status: u16) -> &'static str {
         101 => "Switching Protocols",
         200 => "OK",
         204 => "No Content",
+        302 => "Found",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

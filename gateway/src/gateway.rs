@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 
 use shared::credit::Budget;
 use shared::frame::Side;
+use shared::hello::{RouteNews, RouteReport, ToAgent};
+use shared::hostname::Hostname;
 use shared::link::Link;
+use shared::logging::Ring;
+use shared::mapping::MappingId;
 use shared::monotime;
 use shared::notify::Vital;
 use shared::poll::{Handle, Poller, Table};
@@ -18,9 +22,12 @@ use shared::threads::{self, lock};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::admission::Admission;
+use crate::caddy::Caddy;
 use crate::config::Config;
+use crate::desk::{self, Desk};
 use crate::ingress::{self, Ingress};
-use crate::tunnels::{Counts, TunnelSettings, Tunnels};
+use crate::logs::Feed;
+use crate::tunnels::{Counts, Session, TunnelSettings, Tunnels};
 use crate::uplink::Uplink;
 use crate::visitor::Visitor;
 
@@ -39,6 +46,9 @@ pub(crate) struct Core {
     pub(crate) visitors: Table<Visitor>,
     pub(crate) tunnels: Tunnels,
     pub(crate) admission: Admission,
+    pub(crate) desk: Desk,
+    pub(crate) feed: Feed,
+    pub(crate) caddy: Caddy,
     /// Requests that wait for an Agent.
     pub(crate) held: AtomicUsize,
     held_tokens: Mutex<Vec<usize>>,
@@ -84,6 +94,17 @@ impl Core {
         self.poller.resume(ingress::OVER_BUDGET);
     }
 
+    /// Tells an Agent what Caddy does with its hosts, unless it knows.
+    pub(crate) fn route_news(&self, session: &Session) {
+        let row = |(id, host): (MappingId, Hostname)| {
+            let (state, error, certificate) = self.caddy.route_state(host.as_str());
+            RouteReport { id: id.to_string(), state: state.into(), error, certificate }
+        };
+        let routes = session.tunnel.table().into_iter().map(row).collect();
+        let news = RouteNews { routes, caddy: self.caddy.report() };
+        session.tell_if_new(&ToAgent::Routes(news).to_json());
+    }
+
     /// Takes a connection whose WebSocket handshake is done.
     pub(crate) fn adopt_link(
         self: &Arc<Self>,
@@ -108,12 +129,14 @@ pub struct Gateway {
     ingress: JoinHandle<()>,
     timer: JoinHandle<()>,
     timer_stop: Stop,
+    feed: JoinHandle<()>,
+    desk: desk::Threads,
 }
 
-/// Starts a Gateway: binds its port and runs until [`Gateway::stop`].
-pub fn start(config: Config) -> io::Result<Gateway> {
+/// Starts a Gateway: binds its port and runs until [`Gateway::stop`]. `log` is what its Agents may read.
+pub fn start(config: Config, log: Arc<Ring>) -> io::Result<Gateway> {
     let listener = bind_as_told(&config)?;
-    start_on(config, listener)
+    start_on(config, listener, log)
 }
 
 fn bind_as_told(config: &Config) -> io::Result<TcpListener> {
@@ -131,7 +154,7 @@ fn bind_as_told(config: &Config) -> io::Result<TcpListener> {
 }
 
 /// [`start`] on a socket that somebody else has bound.
-pub fn start_on(config: Config, listener: TcpListener) -> io::Result<Gateway> {
+pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Result<Gateway> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let poller = Poller::new()?;
@@ -157,6 +180,9 @@ pub fn start_on(config: Config, listener: TcpListener) -> io::Result<Gateway> {
             fqdn: config.gateway_fqdn.clone(),
         }),
         admission: Admission::default(),
+        desk: Desk::new(),
+        feed: Feed::new(log),
+        caddy: Caddy::new(&config),
         held: AtomicUsize::new(0),
         held_tokens: Mutex::default(),
         max_connections: config.max_connections.min(most),
@@ -178,7 +204,9 @@ pub fn start_on(config: Config, listener: TcpListener) -> io::Result<Gateway> {
             }
         })?
     };
-    Ok(Gateway { core, address, ingress, timer, timer_stop })
+    let feed = core.feed.start()?;
+    let desk = Desk::start(&core)?;
+    Ok(Gateway { core, address, ingress, timer, timer_stop, feed, desk })
 }
 
 /// Listens on the address; where the system has no IPv6, `::` falls back to `0.0.0.0`.
@@ -250,7 +278,9 @@ impl Gateway {
         let mut panicked = core.tunnels.stop();
         core.poller.stop();
         self.timer_stop.trigger();
-        for (name, thread) in [("ingress", self.ingress), ("timer", self.timer)] {
+        core.feed.stop();
+        panicked.extend(self.desk.stop(core));
+        for (name, thread) in [("ingress", self.ingress), ("timer", self.timer), ("log-feed", self.feed)] {
             if thread.join().is_err() {
                 panicked.push(name);
             }

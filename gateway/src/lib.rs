@@ -7,10 +7,19 @@
 mod admission;
 mod answers;
 mod cli;
+//! (what Agents send) with `questions`, `desk` and `logs` (what they ask), `landing` (the page of our own host), `admission` (who may be an Agent), `answers` (pages of the Gateway's own).
+
+mod admission;
+mod answers;
+mod caddy;
 pub mod config;
 mod context;
+mod desk;
 mod gateway;
 mod ingress;
+mod landing;
+mod logs;
+mod questions;
 mod routes;
 mod tunnels;
 mod uplink;

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 fn run(config: Config) -> Result<(), String> {
     let stop = Stop::new();
     let _signals = stop.on_signals().map_err(|e| format!("cannot listen to signals: {e}"))?;
-    let _log = logging::start(&config.log).map_err(|e| e.to_string())?;
+    let log = logging::start(&config.log).map_err(|e| e.to_string())?;
     logging::print_banner("Gateway", gateway::VERSION, &config.banner())
         .map_err(|e| format!("banner: {e}"))?;
     for warning in &config.warnings {
@@ -41,7 +41,7 @@ fn run(config: Config) -> Result<(), String> {
     let gateway = match activation::listener().map_err(|e| e.to_string())? {
         Some(listener) => {
             let port = config.port;
-            let gateway = gateway::start_on(config, listener).map_err(|e| e.to_string())?;
+            let gateway = gateway::start_on(config, listener, log.ring()).map_err(|e| e.to_string())?;
             if gateway.address().port() != port {
                 log::warn!(
                     "the socket unit listens on port {}, but Gateway__Port is {port}: set both alike, the health check \
@@ -51,7 +51,7 @@ fn run(config: Config) -> Result<(), String> {
             }
             gateway
         }
-        None => gateway::start(config).map_err(|e| e.to_string())?,
+        None => gateway::start(config, log.ring()).map_err(|e| e.to_string())?,
     };
     log::info!("listening on http://{}", gateway.address());
     let keeper = notify.ready(gateway.vitals(), gateway.status()).map_err(|e| e.to_string())?;

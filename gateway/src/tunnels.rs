@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
 use shared::alive::{Alive, Verdict};
+use shared::control::LandingPage;
 use shared::hello::{
     CLOSE_REPLACED, Config, ConfigAck, ConfigMapping, GREETING_SECONDS, Hello, Refused, RouteReport, ToAgent,
     Welcome,
@@ -27,6 +28,7 @@ use shared::streams::Streams;
 use shared::threads::lock;
 
 use crate::context::Context;
+use crate::landing::Page;
 use crate::routes::Routes;
 use crate::visitor::Visitor;
 
@@ -59,6 +61,8 @@ struct TunnelState {
     hash: String,
     name: String,
     own_hosts: Vec<String>,
+    /// What its operator wrote for them.
+    page: Option<Arc<Page>>,
     /// When the last Session ended, microseconds.
     lost: Option<u64>,
 }
@@ -78,6 +82,8 @@ pub(crate) struct Session {
     link_count: AtomicUsize,
     configured: AtomicBool,
     draining: AtomicBool,
+    /// The last `routes` that it was sent.
+    told: Mutex<Vec<u8>>,
 }
 
 /// What a host name leads to.
@@ -135,7 +141,33 @@ pub struct Counts {
     pub routes: usize,
 }
 
+impl Tunnel {
+    /// What the Agent publishes.
+    pub(crate) fn table(&self) -> Vec<(MappingId, Hostname)> {
+        lock(&self.state).table.clone()
+    }
+}
+
 impl Session {
+    /// Whether the Agent publishes this host name.
+    pub(crate) fn publishes(&self, host: &str) -> bool {
+        lock(&self.tunnel.state).table.iter().any(|(_, known)| known.as_str() == host)
+    }
+
+    /// Sends a message that tells all of its subject, unless it is the one sent before.
+    pub(crate) fn tell_if_new(&self, json: &[u8]) {
+        let mut told = lock(&self.told);
+        if *told == json {
+            return;
+        }
+        let Some(link) = self.choose_link() else { return };
+        if link.later(json) {
+            json.clone_into(&mut told);
+            drop(told);
+            link.flush();
+        }
+    }
+
     /// All Links.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
         lock(&self.links).iter().map(|(link, _)| Arc::clone(link)).collect()
@@ -175,7 +207,7 @@ impl Session {
         context.settle();
     }
 
-    fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         format!("agent {:?}, session {}", self.agent_name, self.number)
     }
 }
@@ -290,6 +322,7 @@ impl Tunnels {
                     link_count: AtomicUsize::new(0),
                     configured: AtomicBool::new(false),
                     draining: AtomicBool::new(false),
+                    told: Mutex::default(),
                 });
                 state.name = session.agent_name.clone();
                 state.lost = None;
@@ -315,7 +348,7 @@ impl Tunnels {
             max_streams: u32::try_from(self.settings.max_streams).unwrap_or(u32::MAX),
             links: self.settings.links,
             uptime_seconds: monotime::seconds(),
-            landing_page_hash: None,
+            landing_page_hash: state.page.as_ref().map(|page| page.hash.clone()),
             mappings_hash: (!state.hash.is_empty()).then(|| state.hash.clone()),
         };
         drop(state);
@@ -347,6 +380,7 @@ impl Tunnels {
             let parsed = self.parse_row(row, &state.own_hosts);
             let error = parsed.as_ref().err().cloned();
             reports.push(RouteReport {
+                certificate: None,
                 id: row.id.clone(),
                 state: if error.is_some() { "error" } else { "ok" }.into(),
                 error,
@@ -361,6 +395,40 @@ impl Tunnels {
         let first = !session.configured.swap(true, Relaxed);
         log::info!("{}: {count} mappings{}", session.label(), if first { ", serving" } else { "" });
         Ok(ConfigAck { request: config.request, hash: config.hash.clone(), routes: reports })
+    }
+
+    /// The page that an Agent's operator wrote for our own host. Gives the hash of what is held now.
+    pub(crate) fn set_page(&self, session: &Session, asked: LandingPage) -> Result<Option<String>, String> {
+        let page = asked.html.map(|html| Page::new(html, asked.saved_at)).transpose()?.map(Arc::new);
+        let hash = page.as_ref().map(|page| page.hash.clone());
+        lock(&session.tunnel.state).page = page;
+        match &hash {
+            Some(hash) => log::info!("{}: landing page {hash}", session.label()),
+            None => log::info!("{}: default landing page", session.label()),
+        }
+        Ok(hash)
+    }
+
+    /// The page to show on a host: `None` when the host is not ours, `Some(None)` for the default page. Of several
+    /// Agents that call us by this name the one whose operator saved last decides.
+    pub(crate) fn page(&self, host: &str) -> Option<Option<Arc<Page>>> {
+        let everybody = self.settings.fqdn.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(host));
+        let tunnels = lock(&self.tunnels);
+        let mut ours = everybody;
+        let mut best: Option<(Arc<Page>, &String)> = None;
+        for (id, tunnel) in tunnels.iter() {
+            let state = lock(&tunnel.state);
+            if !everybody && !state.own_hosts.iter().any(|own| own.eq_ignore_ascii_case(host)) {
+                continue;
+            }
+            ours = true;
+            if let Some(page) = &state.page
+                && best.as_ref().is_none_or(|(b, other)| (&b.saved_at, *other) < (&page.saved_at, id))
+            {
+                best = Some((Arc::clone(page), id));
+            }
+        }
+        ours.then(|| best.map(|(page, _)| page))
     }
 
     fn parse_row(&self, row: &ConfigMapping, own_hosts: &[String]) -> Result<(MappingId, Hostname), String> {
@@ -538,7 +606,7 @@ impl Tunnels {
         threads.into_iter().flat_map(Threads::join).collect()
     }
 
-    fn sessions(&self) -> Vec<Arc<Session>> {
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
         let tunnels = lock(&self.tunnels);
         tunnels.values().filter_map(|tunnel| lock(&tunnel.state).session.clone()).collect()
     }

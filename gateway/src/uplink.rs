@@ -11,6 +11,7 @@ use shared::streams::Lookup;
 
 use crate::context::Context;
 use crate::gateway::Core;
+use crate::questions;
 use crate::tunnels::Session;
 use crate::visitor::Visitor;
 
@@ -115,7 +116,14 @@ impl Receiver for Uplink {
                 let ack = self.core.tunnels.configure(session, &config)?;
                 link.control(&ToAgent::ConfigAck(ack).to_json());
                 self.core.resume_held();
+                self.core.route_news(session);
             }
+            Ok(ToGateway::GetLogs(asked)) => questions::logs(&self.core, link, asked),
+            Ok(ToGateway::WatchLogs(wish)) => self.core.feed.watch(session, wish),
+            Ok(ToGateway::GetCaddy(asked)) => questions::caddy(&self.core, link, &asked),
+            Ok(ToGateway::GetCertificate(asked)) => questions::certificate(&self.core, session, link, asked),
+            Ok(ToGateway::Update(asked)) => questions::update(&self.core, session, link, &asked),
+            Ok(ToGateway::LandingPage(asked)) => questions::landing_page(&self.core, session, link, asked),
             Ok(ToGateway::Draining) => {
                 session.drain();
                 // On every Link, so that the Agent knows when no Open can come any more.

@@ -40,6 +40,9 @@ pub const END: u8 = 1;
 pub const AT: u8 = 2;
 /// Flag of `Control`: the message goes on in the next `Control` Frame.
 pub const MORE: u8 = 1;
+/// Flag of `Control`: it belongs to a message of the lowest priority, whose parts may have whole other messages
+/// between them; they are put together on their own.
+pub const LATER: u8 = 2;
 
 /// The types of Frame and their numbers on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,8 +122,10 @@ pub struct Open<'b> {
 pub enum Frame<'b> {
     /// A control message or a part of it.
     Control {
-        /// The message goes on in the next `Control`.
+        /// The message goes on in the next `Control` with the same `later`.
         more: bool,
+        /// It may wait for everything else.
+        later: bool,
         /// UTF-8 JSON.
         json: &'b [u8],
     },
@@ -287,7 +292,9 @@ impl<'b> Frame<'b> {
             return Err(FrameFault::TooLong(kind, bytes.len()));
         }
         let frame = match kind {
-            Kind::Control => Frame::Control { more: flags & MORE != 0, json: payload },
+            Kind::Control => {
+                Frame::Control { more: flags & MORE != 0, later: flags & LATER != 0, json: payload }
+            }
             Kind::Beat => Frame::Beat { time: number_at("Beat", payload, 0)? },
             Kind::BeatAck => Frame::BeatAck {
                 time: number_at("BeatAck", payload, 0)?,
@@ -343,8 +350,8 @@ impl<'b> Frame<'b> {
     /// Appends the Frame's bytes. Text of a `Reset` is cut to [`MAX_RESET_TEXT`].
     pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
-            Frame::Control { more, json } => {
-                out.extend_from_slice(&header(Kind::Control, if more { MORE } else { 0 }, 0));
+            Frame::Control { more, later, json } => {
+                out.extend_from_slice(&header(Kind::Control, flag(more, MORE) | flag(later, LATER), 0));
                 out.extend_from_slice(json);
             }
             Frame::Beat { time } => {
@@ -462,7 +469,8 @@ mod tests {
 
     #[test]
     fn every_frame_comes_back_as_it_was() {
-        check(Frame::Control { more: true, json: b"{}" }, Side::Agent);
+        check(Frame::Control { more: true, later: false, json: b"{}" }, Side::Agent);
+        check(Frame::Control { more: false, later: true, json: b"{}" }, Side::Gateway);
         check(Frame::Beat { time: u64::MAX }, Side::Gateway);
         check(Frame::BeatAck { time: 7, uptime: 9 }, Side::Gateway);
         check(

@@ -15,6 +15,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::{
+    Caddy, CaddyReport, Certificate, CertificateReport, Failed, GetCaddy, GetCertificate, GetLogs,
+    LandingPage, LandingPageAck, LogNews, Logs, Update, UpdateAck, UpdateOutcome, WatchLogs,
+};
+
 /// The WebSocket sub-protocol; its number is the major version of the protocol.
 pub const SUB_PROTOCOL: &str = "octoporty.v1";
 /// Lowest minor version that this code speaks.
@@ -124,11 +129,26 @@ pub struct Config {
 pub struct RouteReport {
     /// Mapping id.
     pub id: String,
-    /// `ok`, `pending` or `error`.
+    /// In `config-ack`: `ok`, `pending` or `error`. In `routes`, what Caddy does with the host: `off` (Caddy is not
+    /// ours to ask), `served`, `pending`, `conflict`, `invalid` or `rejected`.
     pub state: String,
-    /// What is wrong, when `state` is `error`.
+    /// What is wrong, when something is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The host's certificate as it was last seen, in `routes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateReport>,
+}
+
+/// `routes`: what Caddy does with the Agent's hosts; sent when it changes, and after each first `config` of a
+/// Session. The whole list each time.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct RouteNews {
+    /// One row per mapping of the Agent that the Gateway's table has.
+    pub routes: Vec<RouteReport>,
+    /// How the Gateway and Caddy get along.
+    #[serde(default)]
+    pub caddy: CaddyReport,
 }
 
 /// The table is in force.
@@ -150,6 +170,18 @@ pub enum ToGateway {
     Hello(Hello),
     /// The mapping table, after the greeting and after each change.
     Config(Config),
+    /// Asks for a page of the Gateway's log.
+    GetLogs(GetLogs),
+    /// Whether lines of the Gateway's log are wanted as they are written.
+    WatchLogs(WatchLogs),
+    /// Asks how the Gateway and Caddy get along.
+    GetCaddy(GetCaddy),
+    /// Asks for the certificate of a host.
+    GetCertificate(GetCertificate),
+    /// Asks the Gateway to have itself updated.
+    Update(Update),
+    /// The page for the Gateway's own host.
+    LandingPage(LandingPage),
     /// The Agent is shutting down: no new Streams, please.
     Draining,
     /// The Agent closes the Session.
@@ -171,6 +203,24 @@ pub enum ToAgent {
     Refused(Refused),
     /// Answers `config`.
     ConfigAck(ConfigAck),
+    /// Answers `get-logs`.
+    Logs(Logs),
+    /// Lines of the log as they are written.
+    Log(LogNews),
+    /// Answers `get-caddy`.
+    Caddy(Box<Caddy>),
+    /// Answers `get-certificate`.
+    Certificate(Box<Certificate>),
+    /// Answers `update`.
+    UpdateAck(UpdateAck),
+    /// How far the last update has got.
+    UpdateOutcome(UpdateOutcome),
+    /// Answers `landing-page`.
+    LandingPageAck(LandingPageAck),
+    /// What Caddy does with the Agent's hosts.
+    Routes(RouteNews),
+    /// A request could not be answered.
+    Failed(Failed),
     /// The Gateway is shutting down: it opens no new Streams.
     Draining,
     /// The Gateway closes the Session.
@@ -183,8 +233,31 @@ pub enum ToAgent {
 }
 
 /// Names of all control messages, for `docs/protocol.md`.
-pub const CONTROL_MESSAGES: [&str; 8] =
-    ["hello", "welcome", "refused", "config", "config-ack", "draining", "bye", "unsupported"];
+pub const CONTROL_MESSAGES: [&str; 23] = [
+    "hello",
+    "welcome",
+    "refused",
+    "config",
+    "config-ack",
+    "get-logs",
+    "logs",
+    "watch-logs",
+    "log",
+    "get-caddy",
+    "caddy",
+    "get-certificate",
+    "certificate",
+    "update",
+    "update-ack",
+    "update-outcome",
+    "landing-page",
+    "landing-page-ack",
+    "routes",
+    "failed",
+    "draining",
+    "bye",
+    "unsupported",
+];
 
 /// Why a control message cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -234,6 +307,19 @@ impl ToGateway {
 }
 
 impl ToAgent {
+    /// The request that it answers; 0 for none.
+    pub fn answers(&self) -> u64 {
+        match self {
+            ToAgent::Logs(Logs { request, .. })
+            | ToAgent::UpdateAck(UpdateAck { request, .. })
+            | ToAgent::LandingPageAck(LandingPageAck { request, .. })
+            | ToAgent::Failed(Failed { request, .. }) => *request,
+            ToAgent::Caddy(caddy) => caddy.request,
+            ToAgent::Certificate(certificate) => certificate.request,
+            _ => 0,
+        }
+    }
+
     /// Reads a message from a Gateway.
     pub fn parse(json: &[u8]) -> Result<ToAgent, ControlFault> {
         parse(json)

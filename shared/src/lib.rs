@@ -7,6 +7,7 @@
 pub mod alive;
 pub mod assembly;
 pub mod backoff;
+pub mod control;
 pub mod credit;
 pub mod frame;
 pub mod hello;
@@ -20,6 +21,7 @@ pub mod body;
 pub mod forwarded;
 pub mod head;
 pub mod hostname;
+pub mod landing;
 pub mod mapping;
 pub mod target;
 

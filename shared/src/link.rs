@@ -16,7 +16,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use tungstenite::Message;
 use tungstenite::protocol::{Role, WebSocketContext};
 
 use crate::alive::Signs;
-use crate::frame::{self, Frame, MAX_CONTROL, MAX_CONTROL_PART, MAX_DATA, Side};
+use crate::frame::{self, Frame, HEADER, MAX_CONTROL, MAX_CONTROL_PART, MAX_DATA, Side};
 use crate::monotime;
 use crate::poll::Handle;
 use crate::schedule::Schedule;
@@ -44,6 +44,8 @@ const NOTSENT: u32 = 64 * 1024;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Control bytes waiting beyond which the peer evidently does not read.
 const MAX_CONTROL_QUEUED: usize = 16 * 1024 * 1024;
+/// Bytes that may wait for everything else.
+const MAX_LATER_QUEUED: usize = 16 * 1024 * 1024;
 /// How long the shortest round trip is believed, at least. Microseconds.
 const BASE_RTT_TIME: u64 = 60_000_000;
 /// Waiting sources looked at per batch.
@@ -313,10 +315,40 @@ impl Link {
 
     /// Queues a control message, in parts if it is long. Call [`flush`](Self::flush) afterwards.
     pub fn control(&self, json: &[u8]) {
-        let mut parts = json.chunks(MAX_CONTROL_PART).peekable();
-        while let Some(part) = parts.next() {
-            self.urgent(&Frame::Control { more: parts.peek().is_some(), json: part });
+        let mut frames = control_frames(json, MAX_CONTROL_PART, false);
+        if frames.len() == 1 {
+            return self.urgent_bytes(frames.remove(0));
         }
+        // Under one lock: no part of another message may come between.
+        let mut sending = lock(&self.sending);
+        if sending.closed {
+            return;
+        }
+        for frame in frames {
+            sending.schedule.push_control(frame);
+        }
+        self.check_control(sending);
+    }
+
+    /// Queues a control message that may wait for everything else, in parts if it is long. `false`: there is no room
+    /// for it, it is dropped. Call [`flush`](Self::flush) afterwards.
+    pub fn later(&self, json: &[u8]) -> bool {
+        let mut frames = control_frames(json, MAX_DATA, true);
+        let mut sending = lock(&self.sending);
+        if sending.closed || sending.schedule.later_bytes() + json.len() > MAX_LATER_QUEUED {
+            return false;
+        }
+        if frames.len() == 1 && sending.fast() {
+            ws::append_binary(&mut sending.out, self.masked(), &[&frames.remove(0)]);
+        } else {
+            frames.into_iter().for_each(|frame| sending.schedule.push_later(frame));
+        }
+        true
+    }
+
+    /// Bytes queued that may wait for everything else.
+    pub fn later_bytes(&self) -> usize {
+        lock(&self.sending).schedule.later_bytes()
     }
 
     /// Queues a Beat.
@@ -328,15 +360,24 @@ impl Link {
     pub fn urgent(&self, frame: &Frame<'_>) {
         let mut bytes = Vec::with_capacity(32);
         frame.encode(&mut bytes);
+        self.urgent_bytes(bytes);
+    }
+
+    fn urgent_bytes(&self, bytes: Vec<u8>) {
         let mut sending = lock(&self.sending);
         if sending.fast() {
             ws::append_binary(&mut sending.out, self.masked(), &[&bytes]);
         } else {
             sending.schedule.push_control(bytes);
-            if sending.schedule.control_bytes() > MAX_CONTROL_QUEUED {
-                drop(sending);
-                self.close("the peer does not read what it is sent");
-            }
+            self.check_control(sending);
+        }
+    }
+
+    fn check_control(&self, sending: MutexGuard<'_, Sending>) {
+        let too_much = sending.schedule.control_bytes() > MAX_CONTROL_QUEUED;
+        drop(sending);
+        if too_much {
+            self.close("the peer does not read what it is sent");
         }
     }
 
@@ -599,7 +640,7 @@ impl Link {
         if self.tls.is_some() {
             inlet.tls = Vec::with_capacity(64 * 1024);
         }
-        let mut control = Vec::new();
+        let mut control = [Vec::new(), Vec::new()];
         let why = loop {
             let step = match context.read(&mut inlet) {
                 Ok(Message::Binary(bytes)) => {
@@ -659,13 +700,17 @@ impl Link {
     fn receive(
         self: &Arc<Self>,
         bytes: &[u8],
-        control: &mut Vec<u8>,
+        control: &mut [Vec<u8>; 2],
         receiver: &mut impl Receiver,
     ) -> Result<(), String> {
         match Frame::decode(bytes, self.ours).map_err(|fault| fault.to_string())? {
             None => Ok(()),
-            Some(Frame::Control { more: false, json }) if control.is_empty() => receiver.control(self, json),
-            Some(Frame::Control { more, json }) => {
+            Some(Frame::Control { more, later, json }) => {
+                // What may wait comes in parts with whole other messages between them.
+                let control = &mut control[usize::from(later)];
+                if !more && control.is_empty() {
+                    return receiver.control(self, json);
+                }
                 if control.len() + json.len() > MAX_CONTROL {
                     return Err(format!("control message of more than {MAX_CONTROL} bytes"));
                 }
@@ -717,6 +762,18 @@ impl Sending {
             self.out = buffer;
         }
     }
+}
+
+/// The Frames of a control message.
+fn control_frames(json: &[u8], part: usize, later: bool) -> Vec<Vec<u8>> {
+    let mut parts = json.chunks(part).peekable();
+    let mut frames = Vec::with_capacity(json.len() / part + 1);
+    while let Some(part) = parts.next() {
+        let mut bytes = Vec::with_capacity(part.len() + HEADER);
+        Frame::Control { more: parts.peek().is_some(), later, json: part }.encode(&mut bytes);
+        frames.push(bytes);
+    }
+    frames
 }
 
 /// Bytes to send.

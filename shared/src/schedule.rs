@@ -1,4 +1,5 @@
-//! Who writes next on a Link: control first, then the first Frames of new Streams, then Streams in turn.
+//! Who writes next on a Link: control first, then the first Frames of new Streams, then Streams in turn, then what may
+//! wait (log lines, pages of the log).
 //!
 //! Pure queue of encoded Frames. It is used only while a Link's socket is behind; a Link with nothing queued sends
 //! at once without coming here. An upload never delays a page by more than one Frame per active Stream.
@@ -9,6 +10,8 @@ use std::collections::{HashMap, VecDeque};
 pub const MAX_PER_STREAM: usize = 2;
 /// Most bytes of Frames queued for all Streams of a Link.
 pub const MAX_QUEUED: usize = 256 * 1024;
+/// Frames of Streams that go before one that may wait: it delays traffic by a seventeenth, and always arrives.
+pub const PATIENCE: usize = 16;
 
 /// The queue of one Link.
 #[derive(Default, Debug)]
@@ -19,8 +22,13 @@ pub struct Schedule {
     fresh: VecDeque<u32>,
     /// Streams in turn.
     ring: VecDeque<u32>,
+    /// What may wait.
+    later: VecDeque<Vec<u8>>,
+    /// Frames of Streams that went before the first of `later`.
+    passed: usize,
     queued: usize,
     control_bytes: usize,
+    later_bytes: usize,
 }
 
 impl Schedule {
@@ -33,6 +41,12 @@ impl Schedule {
     pub fn push_control(&mut self, frame: Vec<u8>) {
         self.control_bytes += frame.len();
         self.control.push_back(frame);
+    }
+
+    /// Queues a Frame that may wait: it goes when nothing else is queued, or after [`PATIENCE`] Frames of Streams.
+    pub fn push_later(&mut self, frame: Vec<u8>) {
+        self.later_bytes += frame.len();
+        self.later.push_back(frame);
     }
 
     /// Queues a Frame of a Stream, after the earlier ones of the same Stream. `first`: an `Open` or `Head`, which
@@ -67,7 +81,14 @@ impl Schedule {
             self.control_bytes -= frame.len();
             return Some(frame);
         }
+        let waited = self.passed >= PATIENCE || self.streams.is_empty();
+        if waited && let Some(frame) = self.later.pop_front() {
+            self.passed = 0;
+            self.later_bytes -= frame.len();
+            return Some(frame);
+        }
         let stream = self.fresh.pop_front().or_else(|| self.ring.pop_front())?;
+        self.passed = if self.later.is_empty() { 0 } else { self.passed + 1 };
         let queue = self.streams.get_mut(&stream).expect("a stream in turn has frames");
         let frame = queue.pop_front().expect("a stream in turn has frames");
         if queue.is_empty() {
@@ -86,7 +107,7 @@ impl Schedule {
 
     /// Nothing is queued.
     pub fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.streams.is_empty()
+        self.control.is_empty() && self.streams.is_empty() && self.later.is_empty()
     }
 
     /// Bytes queued for Streams.
@@ -97,6 +118,11 @@ impl Schedule {
     /// Bytes queued as control.
     pub fn control_bytes(&self) -> usize {
         self.control_bytes
+    }
+
+    /// Bytes queued that may wait.
+    pub fn later_bytes(&self) -> usize {
+        self.later_bytes
     }
 }
 
@@ -135,6 +161,25 @@ mod tests {
         s.push(2, b"2a".to_vec(), false);
         s.reset(1, b"reset".to_vec());
         assert_eq!(order(&mut s), "reset 2a");
+    }
+
+    #[test]
+    fn what_may_wait_goes_last_and_still_goes() {
+        let mut s = Schedule::new();
+        s.push_later(b"log".to_vec());
+        s.push_later(b"log2".to_vec());
+        s.push(1, b"1a".to_vec(), false);
+        s.push_control(b"beat".to_vec());
+        assert_eq!(order(&mut s), "beat 1a log log2");
+        assert_eq!((s.is_empty(), s.later_bytes()), (true, 0));
+
+        s.push_later(b"log".to_vec());
+        for _ in 0..PATIENCE + 3 {
+            s.push(1, b"1".to_vec(), false);
+        }
+        let before = std::iter::from_fn(|| s.pop()).take_while(|frame| frame == b"1").count();
+        assert_eq!(before, PATIENCE);
+        assert_eq!(order(&mut s), "1 1 1");
     }
 
     #[test]

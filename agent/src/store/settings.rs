@@ -2,7 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
+use shared::clock;
 use shared::mapping::MappingId;
+use time::OffsetDateTime;
 
 use super::{Store, StoreError};
 use crate::{random, timestamp};
@@ -24,6 +26,19 @@ impl Store {
             let sql = r#"SELECT "Value" FROM "Settings" WHERE "Key" = ?1"#;
             connection.query_row(sql, [LANDING_PAGE], |row| row.get(0)).optional()
         })
+    }
+
+    /// The landing page that the Operator wrote, and when he saved it.
+    pub fn landing_page_saved(&self) -> Result<Option<(String, OffsetDateTime)>, StoreError> {
+        let row = self.read(|connection| {
+            let sql = r#"SELECT "Value", "UpdatedAt" FROM "Settings" WHERE "Key" = ?1"#;
+            connection
+                .query_row(sql, [LANDING_PAGE], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))
+                .optional()
+        })?;
+        // A date that nobody can read is older than all others.
+        let parse = |text: &str| clock::parse_database(text).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        Ok(row.map(|(html, saved)| (html, parse(&saved))))
     }
 
     /// Keeps a landing page of the Operator's.
@@ -78,6 +93,9 @@ mod tests {
         drop(store);
         let store = scratch.store();
         assert_eq!(store.landing_page().expect("asked").as_deref(), Some("<p>grüße</p>"));
+        let (html, saved) = store.landing_page_saved().expect("asked").expect("a page");
+        assert_eq!(html, "<p>grüße</p>");
+        assert!(saved > time::OffsetDateTime::UNIX_EPOCH);
         assert!(store.reset_landing_page().expect("asked"));
         assert_eq!(store.landing_page().expect("asked"), None);
         assert!(!store.agent_id().expect("an id").is_empty(), "other settings stay");

@@ -60,6 +60,12 @@ impl Level {
         }
     }
 
+    /// The level that an API calls by this word; what no word stands for is [`Level::Information`].
+    pub fn from_word(word: &str) -> Level {
+        use Level::{Debug, Error, Warning};
+        [Error, Warning, Debug].into_iter().find(|level| level.word() == word).unwrap_or(Level::Information)
+    }
+
     /// The level that stands in a line as these letters.
     pub fn from_letters(letters: &str) -> Option<Level> {
         use Level::{Debug, Error, Fatal, Information, Verbose, Warning};

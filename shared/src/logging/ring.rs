@@ -68,7 +68,7 @@ impl Subscription {
 
 impl Ring {
     /// Adds a line, and hands it to the subscribers that have room for it.
-    pub(super) fn push(&self, time_ms: i64, level: Level, text: impl Into<Arc<str>>) {
+    pub fn push(&self, time_ms: i64, level: Level, text: impl Into<Arc<str>>) {
         let line = lock(&self.lines).push(time_ms, level, text.into());
         let subscribers = lock(&self.subscribers).clone();
         let mut gone = false;

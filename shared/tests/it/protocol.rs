@@ -47,6 +47,7 @@ fn flags_are_as_documented() {
         ("END", frame::END),
         ("AT", frame::AT),
         ("MORE", frame::MORE),
+        ("LATER", frame::LATER),
     ];
     let documented: Vec<(String, u8)> = rows("## 3. Frames")
         .into_iter()

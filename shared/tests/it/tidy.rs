@@ -53,6 +53,7 @@ fn pure_modules_know_no_socket_thread_file_or_clock() {
         "assembly",
         "backoff",
         "body",
+        "control",
         "credit",
         "forwarded",
         "frame",

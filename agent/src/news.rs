@@ -1,0 +1,182 @@
+//! What a Gateway tells by itself, as last heard: its routes, its log, its landing page, its updates.
+//!
+//! Noted by the readers of Links, read by the API.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use shared::control::{CertificateReport, LogLine, LogNews, UpdateOutcome};
+use shared::hello::{RouteNews, RouteReport};
+use shared::logging::{Level, Line};
+use shared::mapping::MappingId;
+use shared::threads::lock;
+
+/// Certificates remembered; a Gateway that names more is not sane.
+const MOST_CERTIFICATES: usize = 20_000;
+
+/// A line of the Gateway's log, as ours look.
+pub(crate) fn line(line: LogLine) -> Line {
+    let level = Level::from_word(&line.level);
+    Line { id: line.id, time_ms: line.time, level, text: line.message.into() }
+}
+
+/// As last heard from one Gateway.
+#[derive(Default)]
+pub(crate) struct News {
+    heard: Mutex<Heard>,
+    /// The newest line of its log that has passed here; 0 for none.
+    last_line: AtomicU64,
+    /// It sends lines of its log.
+    pub(crate) watching: AtomicBool,
+    /// It is older and cannot.
+    pub(crate) cannot_watch: AtomicBool,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// The table that it last acknowledged.
+    acknowledged: Vec<RouteReport>,
+    /// What it last said of Caddy's routes.
+    routes: Vec<RouteReport>,
+    certificates: HashMap<String, CertificateReport>,
+    outcome: Option<UpdateOutcome>,
+    landing_page: Option<Option<String>>,
+}
+
+impl News {
+    /// A Session has ended: what concerned it only is forgotten.
+    pub(crate) fn session_ended(&self) {
+        let mut heard = lock(&self.heard);
+        heard.acknowledged.clear();
+        heard.routes.clear();
+        heard.landing_page = None;
+        self.watching.store(false, Relaxed);
+        self.cannot_watch.store(false, Relaxed);
+    }
+
+    /// It has acknowledged a table.
+    pub(crate) fn acknowledged(&self, routes: &[RouteReport]) {
+        lock(&self.heard).acknowledged = routes.to_vec();
+    }
+
+    /// What Caddy does with the routes. Gives the rows that have changed.
+    pub(crate) fn routes(&self, news: RouteNews) -> Vec<RouteReport> {
+        let mut heard = lock(&self.heard);
+        let changed = news.routes.iter().filter(|route| !heard.routes.contains(route)).cloned().collect();
+        heard.routes = news.routes;
+        changed
+    }
+
+    /// A certificate that the Gateway has looked at.
+    pub(crate) fn certificate(&self, report: &CertificateReport) {
+        let certificates = &mut lock(&self.heard).certificates;
+        if certificates.len() < MOST_CERTIFICATES || certificates.contains_key(&report.host) {
+            certificates.insert(report.host.clone(), report.clone());
+        }
+    }
+
+    /// What is known of a host's certificate.
+    pub(crate) fn known_certificate(&self, host: &str) -> Option<CertificateReport> {
+        lock(&self.heard).certificates.get(host).cloned()
+    }
+
+    /// How far an update has got. Whether that is new.
+    pub(crate) fn outcome(&self, outcome: &UpdateOutcome) -> bool {
+        let heard = &mut lock(&self.heard).outcome;
+        let new = heard.as_ref() != Some(outcome);
+        *heard = Some(outcome.clone());
+        new
+    }
+
+    /// How far the last update has got.
+    pub(crate) fn last_outcome(&self) -> Option<UpdateOutcome> {
+        lock(&self.heard).outcome.clone()
+    }
+
+    /// The hash of the landing page that it holds for us.
+    pub(crate) fn holds_page(&self, hash: Option<String>) {
+        lock(&self.heard).landing_page = Some(hash);
+    }
+
+    /// The hash of the landing page that it holds for us, if it has said so.
+    pub(crate) fn held_page(&self) -> Option<Option<String>> {
+        lock(&self.heard).landing_page.clone()
+    }
+
+    /// Lines of its log have passed here.
+    pub(crate) fn lines(&self, news: &LogNews) {
+        if let Some(last) = news.lines.last() {
+            self.last_line.store(last.id, Relaxed);
+        }
+    }
+
+    /// A page of its log was read up to this line.
+    pub(crate) fn read_to(&self, id: u64) {
+        self.last_line.fetch_max(id, Relaxed);
+    }
+
+    /// How each mapping stands: what its table says, and what Caddy does with it when that is known.
+    pub(crate) fn reports(&self) -> Vec<(MappingId, RouteReport)> {
+        let heard = lock(&self.heard);
+        let caddy: HashMap<&str, &RouteReport> =
+            heard.routes.iter().map(|route| (route.id.as_str(), route)).collect();
+        let merged = heard.acknowledged.iter().filter_map(|row| {
+            let id: MappingId = row.id.parse().ok()?;
+            let report = match (row.state.as_str(), caddy.get(row.id.as_str())) {
+                ("ok", Some(caddy)) => (*caddy).clone(),
+                ("ok", None) => RouteReport { state: "served".into(), ..row.clone() },
+                ("pending", _) => row.clone(),
+                // The Gateway itself does not take it: whatever Caddy does, nobody is served.
+                _ => RouteReport { state: "rejected".into(), ..row.clone() },
+            };
+            Some((id, report))
+        });
+        merged.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "00000000-0000-0000-0000-000000000001";
+
+    fn row(state: &str, error: Option<&str>) -> RouteReport {
+        RouteReport { id: ID.into(), state: state.into(), error: error.map(str::to_owned), certificate: None }
+    }
+
+    fn state(news: &News) -> (String, Option<String>) {
+        let all = news.reports();
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].0.to_string(), ID);
+        (all[0].1.state.clone(), all[0].1.error.clone())
+    }
+
+    #[test]
+    fn a_route_is_what_the_table_and_caddy_say_together() {
+        let news = News::default();
+        assert!(news.reports().is_empty());
+        news.acknowledged(&[row("ok", None)]);
+        assert_eq!(state(&news), ("served".into(), None), "an older Gateway says nothing of Caddy");
+        let conflict = row("conflict", Some("another route has it"));
+        let changed = news.routes(RouteNews { routes: vec![conflict.clone()], ..RouteNews::default() });
+        assert_eq!(changed, std::slice::from_ref(&conflict));
+        assert_eq!(state(&news), ("conflict".into(), Some("another route has it".into())));
+        let changed = news.routes(RouteNews { routes: vec![conflict], ..RouteNews::default() });
+        assert!(changed.is_empty());
+        news.acknowledged(&[row("error", Some("its own address"))]);
+        assert_eq!(state(&news), ("rejected".into(), Some("its own address".into())));
+        news.session_ended();
+        assert!(news.reports().is_empty());
+    }
+
+    #[test]
+    fn an_outcome_is_new_once() {
+        let news = News::default();
+        let outcome = UpdateOutcome { state: "queued".into(), ..UpdateOutcome::default() };
+        assert!(news.outcome(&outcome));
+        assert!(!news.outcome(&outcome));
+        assert_eq!(news.last_outcome(), Some(outcome));
+    }
+}
