@@ -1,8 +1,9 @@
 //! The private daemon: holds the tunnel, the mappings and the admin page, and calls the services at home.
 //!
 //! In reading order: `config` (settings), `agent` (what is shared, start and stop), `tunnel` and `dial` (the way to
-//! a Gateway), `session` and `downlink` (what comes over it), `asks` and `news` (what is asked, what is told), `targets` (where a Mapping leads), `upstream` (one
-//! connection to a service) with `upstreams`, `pool`, `resolver`, `wire` and `tls` below it, `store` and
+//! a Gateway), `session` and `downlink` (what comes over it), `asks` and `news` (what is asked, what is told), `landing`
+//! (the page of the Gateway's own host), `targets` (where a Mapping leads), `upstream` (one connection to a service) with
+//! `upstreams`, `pool`, `resolver`, `wire` and `tls` below it, `store` and
 //! `migrations` (SQLite), `control`, `events` and `admin` (the operator's page and API), `cli` (sub-commands).
 
 pub mod admin;
