@@ -52,6 +52,7 @@ impl Settings {
             ("Gateway__Port", "0"),
             ("Gateway__BindAddress", "127.0.0.1"),
             ("Gateway__CaddyMode", "off"),
+            ("Gateway__StateDirectory", ""),
             ("Logging__FilePath", ""),
             ("Logging__LogLevel", "Debug"),
         ])

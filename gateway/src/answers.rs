@@ -3,11 +3,14 @@
 //! An error names the hop and what to do, never an internal address. JSON by default, a small self-contained page
 //! when the visitor's `Accept` prefers HTML.
 
+use std::net::IpAddr;
+
 use shared::clock;
 use shared::head::RequestHead;
 use shared::landing;
 use shared::reason::{Hop, Reason};
 
+use crate::caddy::{self, ask};
 use crate::config::AllowedOrigins;
 use crate::gateway::Core;
 
@@ -101,8 +104,22 @@ impl Answer {
 }
 
 /// A path of the Gateway's own, on a host that nobody publishes.
-pub(crate) fn own(core: &Core, head: &RequestHead<'_>) -> Answer {
+pub(crate) fn own(core: &Core, head: &RequestHead<'_>, peer: IpAddr) -> Answer {
     let answer = match (path(head.target), head.method) {
+        (caddy::ASK_PATH, "GET" | "HEAD")
+            if ask::is_caddys(head, core.config.trusted_proxies.trusts(peer)) =>
+        {
+            let domain = ask::domain(head.target).unwrap_or_default();
+            let published = |host: &str| core.tunnels.is_published(host);
+            let (status, text) = core.caddy.may_have_certificate(&domain, published);
+            Answer {
+                status,
+                message: text.to_owned(),
+                content_type: "text/plain; charset=utf-8",
+                extra: vec![("Cache-Control", "no-store".to_owned())],
+                body: format!("{text}\n").into_bytes(),
+            }
+        }
         ("/health", "GET" | "HEAD") => {
             let status = if core.tunnels.counts().agents > 0 { "healthy" } else { "degraded" };
             Answer {

@@ -20,6 +20,8 @@ use crate::cli;
 const LOG_FILE: &str = "/var/log/octoporty/gateway-.log";
 /// The key of the published example: long enough, and known to everybody.
 const EXAMPLE_KEY: &str = "your-secure-api-key-at-least-32-characters-long";
+/// Where names are remembered when nobody says otherwise.
+const STATE_DIRECTORY: &str = "/var/lib/octoporty";
 /// Longest list of origins.
 const MAX_ORIGINS: usize = 1000;
 
@@ -42,6 +44,10 @@ pub struct Config {
     pub caddy_mode: CaddyMode,
     /// Where Caddy reaches the Gateway, as `host:port`; `None` to work it out.
     pub caddy_upstream: Option<String>,
+    /// Name of Caddy's server that gets the routes; `None` to choose.
+    pub caddy_server: Option<String>,
+    /// Where small files live that may get lost; `None` for nowhere.
+    pub state_directory: Option<PathBuf>,
     /// Which pages of others may use the Gateway's own endpoints.
     pub allowed_origins: AllowedOrigins,
     /// Whether an Agent's routes are taken out of Caddy while it is away.
@@ -72,6 +78,17 @@ pub struct Config {
     pub log: LogConfig,
     /// What the Operator should know about the settings; to be logged once the log runs.
     pub warnings: Vec<String>,
+}
+
+impl CaddyMode {
+    /// The word in the settings.
+    pub fn word(self) -> &'static str {
+        match self {
+            CaddyMode::Routes => "routes",
+            CaddyMode::Ask => "ask",
+            CaddyMode::Off => "off",
+        }
+    }
 }
 
 /// How Caddy comes to know our host names.
@@ -186,6 +203,23 @@ const SETTINGS: &[Setting] = &[
         "Where Caddy reaches the Gateway, for the routes written in mode routes.",
     )
     .default_text("worked out from Caddy's configuration"),
+    Setting::text(
+        "Gateway__CaddyServer",
+        "A name in Caddy's configuration",
+        "",
+        "Which of Caddy's servers gets the routes, for mode routes.",
+    )
+    .default_text("the one that names the Gateway's domain, or else listens on the https port"),
+    Setting::text(
+        "Gateway__StateDirectory",
+        "A directory; empty for none",
+        "",
+        "Where host names that were published lately are remembered, so that a restarted Gateway does not refuse them to \
+         Caddy while its Agents are still dialling.",
+    )
+    .aliases(&["STATE_DIRECTORY"])
+    .keep_empty()
+    .default_text("systemd's STATE_DIRECTORY, else /var/lib/octoporty when it can be written"),
     Setting::switch(
         "Gateway__RemoveRoutesOnTunnelUnavailable",
         false,
@@ -333,6 +367,8 @@ impl Config {
             caddy_admin_url: r.parsed("Gateway__CaddyAdminUrl", parse_admin_url).unwrap_or_default(),
             caddy_mode: r.parsed("Gateway__CaddyMode", parse_mode).unwrap_or(CaddyMode::Off),
             caddy_upstream: r.parsed("Gateway__CaddyUpstream", parse_upstream),
+            caddy_server: r.parsed("Gateway__CaddyServer", parse_server_name),
+            state_directory: state_directory(r),
             allowed_origins: r
                 .parsed("Gateway__AllowedOrigins", AllowedOrigins::parse)
                 .unwrap_or(AllowedOrigins::Any),
@@ -361,15 +397,10 @@ impl Config {
 
     /// What the start-up banner shows, secrets obfuscated.
     pub fn banner(&self) -> Vec<(&'static str, String)> {
-        let mode = match self.caddy_mode {
-            CaddyMode::Routes => "routes",
-            CaddyMode::Ask => "ask",
-            CaddyMode::Off => "off",
-        };
         vec![
             ("ApiKey", self.api_key.obfuscated()),
             ("CaddyAdminUrl", self.caddy_admin_url.clone()),
-            ("CaddyMode", mode.into()),
+            ("CaddyMode", self.caddy_mode.word().into()),
             ("GatewayFqdn", self.gateway_fqdn.clone().unwrap_or_else(|| "(from Agent)".into())),
         ]
     }
@@ -427,6 +458,27 @@ fn parse_admin_url(text: &str) -> Result<String, String> {
         return Err(format!("{form}: port 0 cannot be reached"));
     }
     Ok(format!("http://{host}"))
+}
+
+/// What a path of the admin API can name as it is.
+fn parse_server_name(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if text.len() <= 100 && !text.is_empty() && text.bytes().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be the name of a server, as in srv0: letters, digits, '_', '-' and '.'".into())
+    }
+}
+
+/// The directory that was set (systemd separates several by colons), else the usual one if it is ours.
+fn state_directory(reader: &mut Reader) -> Option<PathBuf> {
+    if reader.is_set("Gateway__StateDirectory") {
+        let text = reader.text("Gateway__StateDirectory").unwrap_or_default();
+        let first = text.split(':').next().unwrap_or_default();
+        return (!first.is_empty()).then(|| first.into());
+    }
+    let usual = Path::new(STATE_DIRECTORY);
+    shared::os::can_write(usual).then(|| usual.to_owned())
 }
 
 fn parse_upstream(text: &str) -> Result<String, String> {

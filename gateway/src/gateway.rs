@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 
 use shared::credit::Budget;
 use shared::frame::Side;
-use shared::hello::{RouteNews, RouteReport, ToAgent};
-use shared::hostname::Hostname;
+use shared::hello::{RouteNews, ToAgent};
 use shared::link::Link;
 use shared::logging::Ring;
-use shared::mapping::MappingId;
 use shared::monotime;
 use shared::notify::Vital;
 use shared::poll::{Handle, Poller, Table};
@@ -22,7 +20,7 @@ use shared::threads::{self, lock};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::admission::Admission;
-use crate::caddy::Caddy;
+use crate::caddy::{self, Caddy, reconcile};
 use crate::config::Config;
 use crate::desk::{self, Desk};
 use crate::ingress::{self, Ingress};
@@ -89,20 +87,24 @@ impl Core {
         self.poller.resume(ingress::LISTENER);
     }
 
+    /// Tells an Agent what Caddy does with its hosts, unless it knows.
+    pub(crate) fn route_news(&self, session: &Session) {
+        session.tell_if_new(|| {
+            let routes = self.caddy.route_reports(&session.tunnel.agent_id, session.tunnel.table());
+            ToAgent::Routes(RouteNews { routes, caddy: self.caddy.report() }).to_json()
+        });
+    }
+
+    /// Caddy sees a mapping, or itself, in another light than before.
+    pub(crate) fn routes_changed(&self) {
+        for session in self.tunnels.sessions() {
+            self.route_news(&session);
+        }
+    }
+
     /// The memory budget is used up.
     pub(crate) fn over_budget(&self) {
         self.poller.resume(ingress::OVER_BUDGET);
-    }
-
-    /// Tells an Agent what Caddy does with its hosts, unless it knows.
-    pub(crate) fn route_news(&self, session: &Session) {
-        let row = |(id, host): (MappingId, Hostname)| {
-            let (state, error, certificate) = self.caddy.route_state(host.as_str());
-            RouteReport { id: id.to_string(), state: state.into(), error, certificate }
-        };
-        let routes = session.tunnel.table().into_iter().map(row).collect();
-        let news = RouteNews { routes, caddy: self.caddy.report() };
-        session.tell_if_new(&ToAgent::Routes(news).to_json());
     }
 
     /// Takes a connection whose WebSocket handshake is done.
@@ -128,6 +130,7 @@ pub struct Gateway {
     address: SocketAddr,
     ingress: JoinHandle<()>,
     timer: JoinHandle<()>,
+    caddy: JoinHandle<()>,
     timer_stop: Stop,
     feed: JoinHandle<()>,
     desk: desk::Threads,
@@ -182,7 +185,7 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
         admission: Admission::default(),
         desk: Desk::new(),
         feed: Feed::new(log),
-        caddy: Caddy::new(&config),
+        caddy: Caddy::new(caddy::Settings::new(&config, address)),
         held: AtomicUsize::new(0),
         held_tokens: Mutex::default(),
         max_connections: config.max_connections.min(most),
@@ -204,9 +207,13 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
             }
         })?
     };
+    let caddy = {
+        let core = Arc::clone(&core);
+        threads::spawn("caddy", move || reconcile::run(&core))?
+    };
     let feed = core.feed.start()?;
     let desk = Desk::start(&core)?;
-    Ok(Gateway { core, address, ingress, timer, timer_stop, feed, desk })
+    Ok(Gateway { core, address, ingress, timer, caddy, timer_stop, feed, desk })
 }
 
 /// Listens on the address; where the system has no IPv6, `::` falls back to `0.0.0.0`.
@@ -277,10 +284,13 @@ impl Gateway {
         }
         let mut panicked = core.tunnels.stop();
         core.poller.stop();
+        core.caddy.stop();
         self.timer_stop.trigger();
         core.feed.stop();
         panicked.extend(self.desk.stop(core));
-        for (name, thread) in [("ingress", self.ingress), ("timer", self.timer), ("log-feed", self.feed)] {
+        for (name, thread) in
+            [("ingress", self.ingress), ("timer", self.timer), ("log-feed", self.feed), ("caddy", self.caddy)]
+        {
             if thread.join().is_err() {
                 panicked.push(name);
             }

@@ -2,8 +2,8 @@
 //!
 //! In reading order: `config` (settings), `gateway` (what is shared, start and stop), `ingress` (the thread that
 //! watches visitors' sockets), `visitor` (one connection), `routes` and `tunnels` (which Agent serves it), `uplink`
-//! (what Agents send), `questions`, `desk` and `logs` (what they ask), `landing` (the page of our own host),
-//! `admission` (who may be an Agent), `answers` (pages of the Gateway's own), `cli` (sub-commands).
+//! (what Agents send) with `questions`, `desk` and `logs` (what they ask), `admission` (who may be an Agent), `answers`
+//! and `landing` (pages of the Gateway's own), `caddy` (the web server in front), `cli` (sub-commands).
 
 mod admission;
 mod answers;

@@ -27,6 +27,7 @@ use shared::reason::Reason;
 use shared::streams::Streams;
 use shared::threads::lock;
 
+use crate::caddy::{Table, Tables};
 use crate::context::Context;
 use crate::landing::Page;
 use crate::routes::Routes;
@@ -58,6 +59,8 @@ struct TunnelState {
     /// The newest Session, whether or not it serves yet.
     session: Option<Arc<Session>>,
     table: Vec<(MappingId, Hostname)>,
+    /// Whether a table has arrived; it may be empty.
+    told: bool,
     hash: String,
     name: String,
     own_hosts: Vec<String>,
@@ -154,15 +157,17 @@ impl Session {
         lock(&self.tunnel.state).table.iter().any(|(_, known)| known.as_str() == host)
     }
 
-    /// Sends a message that tells all of its subject, unless it is the one sent before.
-    pub(crate) fn tell_if_new(&self, json: &[u8]) {
+    /// Sends a message that tells all of its subject, unless it is the one sent before. It is made under a lock, so that
+    /// of two the one that knows more is sent last.
+    pub(crate) fn tell_if_new(&self, make: impl FnOnce() -> Vec<u8>) {
         let mut told = lock(&self.told);
+        let json = make();
         if *told == json {
             return;
         }
         let Some(link) = self.choose_link() else { return };
-        if link.later(json) {
-            json.clone_into(&mut told);
+        if link.later(&json) {
+            *told = json;
             drop(told);
             link.flush();
         }
@@ -389,6 +394,7 @@ impl Tunnels {
         }
         let count = table.len();
         state.table = table;
+        state.told = true;
         state.hash.clone_from(&config.hash);
         drop(state);
         self.rebuild();
@@ -460,6 +466,28 @@ impl Tunnels {
 
     fn routes(&self) -> Arc<Routes<Target>> {
         Arc::clone(&self.routes.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// What Caddy should know: the table of every Agent that has sent one, and the Gateway's own names.
+    pub(crate) fn tables(&self) -> Tables {
+        let mut tables = Tables::default();
+        tables.own.extend(self.settings.fqdn.iter().map(|host| host.to_ascii_lowercase()));
+        for tunnel in lock(&self.tunnels).values() {
+            let state = lock(&tunnel.state);
+            tables.own.extend(state.own_hosts.iter().map(|host| host.to_ascii_lowercase()));
+            if state.told {
+                let agent = tunnel.agent_id.clone();
+                tables.agents.push(Table { agent, rows: state.table.clone(), lost: state.lost });
+            }
+        }
+        tables.own.sort();
+        tables.own.dedup();
+        tables
+    }
+
+    /// Whether an Agent publishes a name (lower case), whether or not it is connected.
+    pub(crate) fn is_published(&self, host: &str) -> bool {
+        !self.routes().find(host).is_empty()
     }
 
     /// Who serves a host name now. Among several Agents the one with the fewest Streams, in turn when equal.

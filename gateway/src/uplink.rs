@@ -15,6 +15,9 @@ use crate::questions;
 use crate::tunnels::Session;
 use crate::visitor::Visitor;
 
+/// WebSocket close code with which Caddy cuts off what it carries when it is reloaded (RFC 6455 7.4.1).
+const GOING_AWAY: u16 = 1001;
+
 /// The receiver of one Link.
 pub(crate) struct Uplink {
     core: Arc<Core>,
@@ -115,7 +118,10 @@ impl Receiver for Uplink {
             Ok(ToGateway::Config(config)) => {
                 let ack = self.core.tunnels.configure(session, &config)?;
                 link.control(&ToAgent::ConfigAck(ack).to_json());
+                // Before Caddy is changed: that may cut off this very Link.
+                link.flush();
                 self.core.resume_held();
+                self.core.caddy.table_changed();
                 self.core.route_news(session);
             }
             Ok(ToGateway::GetLogs(asked)) => questions::logs(&self.core, link, asked),
@@ -155,6 +161,9 @@ impl Receiver for Uplink {
 
     fn closed(&mut self, link: &Arc<Link>, why: &str) {
         self.context.settle();
+        if link.close_code() == GOING_AWAY {
+            self.core.caddy.was_reloaded();
+        }
         self.core.tunnels.link_closed(link, self.session.as_ref(), why);
     }
 }

@@ -417,7 +417,7 @@ impl Visitor {
                 }
             }
         }
-        let answer = answers::own(core, head);
+        let answer = answers::own(core, head, self.peer);
         let keep = head.keep_alive && head.framing == Framing::None;
         self.answer(inner, context, &answer, keep, head.method == "HEAD");
         Begun::Used

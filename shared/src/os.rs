@@ -1,7 +1,10 @@
 //! The one place where the operating system must be asked in a way that Rust's library does not offer.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Raises the soft limit of open descriptors to the hard limit, as servers do: 1,024 by default is a limit from the
 /// time of `select`. Returns the limit in force.
@@ -69,4 +72,12 @@ impl Drop for HiddenInput {
         // SAFETY: `before` is what tcgetattr gave. Should it fail, the terminal has gone.
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSAFLUSH, &raw const self.before) };
     }
+}
+
+/// Whether this process may make files in a directory.
+#[allow(unsafe_code)]
+pub fn can_write(directory: &Path) -> bool {
+    let Ok(path) = CString::new(directory.as_os_str().as_bytes()) else { return false };
+    // SAFETY: `path` is a string that ends with NUL and lives during the call, which only reads it.
+    directory.is_dir() && unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) } == 0
 }
