@@ -7,7 +7,9 @@
 mod api;
 mod connection;
 mod events;
+mod gateway;
 mod http;
+mod landing;
 mod listener;
 mod lockout;
 mod login;
@@ -16,6 +18,7 @@ mod mappings;
 mod pages;
 mod problem;
 mod reply;
+mod routes;
 mod status;
 mod token;
 

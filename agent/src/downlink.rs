@@ -14,7 +14,8 @@ use shared::streams::Lookup;
 use crate::agent::Core;
 use crate::asks::Asks;
 use crate::context::Context;
-use crate::news::News;
+use crate::events;
+use crate::news::{self, News};
 use crate::session::Session;
 use crate::targets::Found;
 use crate::tunnel::Event;
@@ -47,15 +48,21 @@ impl Downlink {
             ToAgent::Log(lines) => {
                 // Nothing is logged here: a line about lines would never end.
                 self.news.lines(&lines);
+                for line in lines.lines {
+                    self.core.hub.publish(events::Event::GatewayLog(news::line(line)));
+                }
             }
             ToAgent::Routes(routes) => {
                 for certificate in routes.routes.iter().filter_map(|route| route.certificate.as_ref()) {
                     self.news.certificate(certificate);
                 }
-                self.news.routes(routes);
+                for changed in self.news.routes(routes) {
+                    self.core.hub.publish(events::Event::MappingStatusUpdate(news::route_value(&changed)));
+                }
             }
             ToAgent::UpdateOutcome(outcome) => {
                 if self.news.outcome(&outcome) && outcome.state != "none" {
+                    self.core.hub.publish(events::Event::UpdateOutcome(news::outcome_value(&outcome)));
                     let message = outcome.message.as_deref().unwrap_or_default();
                     log::info!("update of the gateway: {} {message}", outcome.state);
                 }

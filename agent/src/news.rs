@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use serde_json::{Value, json};
 use shared::control::{CertificateReport, LogLine, LogNews, UpdateOutcome};
 use shared::hello::{RouteNews, RouteReport};
 use shared::logging::{Level, Line};
@@ -19,6 +20,29 @@ const MOST_CERTIFICATES: usize = 20_000;
 pub(crate) fn line(line: LogLine) -> Line {
     let level = Level::from_word(&line.level);
     Line { id: line.id, time_ms: line.time, level, text: line.message.into() }
+}
+
+/// How far an update has got, as the API shows it.
+pub(crate) fn outcome_value(outcome: &UpdateOutcome) -> Value {
+    json!({
+        "state": if outcome.state.is_empty() { "none" } else { &outcome.state },
+        "targetVersion": outcome.target_version,
+        "fromVersion": outcome.from_version,
+        "message": outcome.message,
+        "at": outcome.at,
+    })
+}
+
+/// How a mapping stands, as those who listen are told.
+pub(crate) fn route_value(report: &RouteReport) -> Value {
+    json!({
+        "mappingId": report.id,
+        "status": if report.error.is_some() { "Error" } else { "Active" },
+        "lastRequestAt": null,
+        "errorMessage": report.error,
+        "routeState": report.state,
+        "routeError": report.error,
+    })
 }
 
 /// As last heard from one Gateway.
@@ -39,6 +63,8 @@ struct Heard {
     acknowledged: Vec<RouteReport>,
     /// What it last said of Caddy's routes.
     routes: Vec<RouteReport>,
+    /// Caddy has routes of its own for our hosts.
+    caddy: bool,
     certificates: HashMap<String, CertificateReport>,
     outcome: Option<UpdateOutcome>,
     landing_page: Option<Option<String>>,
@@ -50,6 +76,7 @@ impl News {
         let mut heard = lock(&self.heard);
         heard.acknowledged.clear();
         heard.routes.clear();
+        heard.caddy = false;
         heard.landing_page = None;
         self.watching.store(false, Relaxed);
         self.cannot_watch.store(false, Relaxed);
@@ -65,6 +92,7 @@ impl News {
         let mut heard = lock(&self.heard);
         let changed = news.routes.iter().filter(|route| !heard.routes.contains(route)).cloned().collect();
         heard.routes = news.routes;
+        heard.caddy = !matches!(news.caddy.mode.as_str(), "" | "off");
         changed
     }
 
@@ -104,6 +132,11 @@ impl News {
         lock(&self.heard).landing_page.clone()
     }
 
+    /// The newest line of its log that has passed here.
+    pub(crate) fn last_line(&self) -> Option<u64> {
+        Some(self.last_line.load(Relaxed)).filter(|id| *id > 0)
+    }
+
     /// Lines of its log have passed here.
     pub(crate) fn lines(&self, news: &LogNews) {
         if let Some(last) = news.lines.last() {
@@ -124,8 +157,10 @@ impl News {
         let merged = heard.acknowledged.iter().filter_map(|row| {
             let id: MappingId = row.id.parse().ok()?;
             let report = match (row.state.as_str(), caddy.get(row.id.as_str())) {
+                // Somebody else's proxy leads to the Gateway, which serves it.
+                ("ok", _) if !heard.caddy => RouteReport { state: "served".into(), ..row.clone() },
                 ("ok", Some(caddy)) => (*caddy).clone(),
-                ("ok", None) => RouteReport { state: "served".into(), ..row.clone() },
+                ("ok", None) => RouteReport { state: "pending".into(), ..row.clone() },
                 ("pending", _) => row.clone(),
                 // The Gateway itself does not take it: whatever Caddy does, nobody is served.
                 _ => RouteReport { state: "rejected".into(), ..row.clone() },
@@ -138,6 +173,8 @@ impl News {
 
 #[cfg(test)]
 mod tests {
+    use shared::control::CaddyReport;
+
     use super::*;
 
     const ID: &str = "00000000-0000-0000-0000-000000000001";
@@ -160,11 +197,16 @@ mod tests {
         news.acknowledged(&[row("ok", None)]);
         assert_eq!(state(&news), ("served".into(), None), "an older Gateway says nothing of Caddy");
         let conflict = row("conflict", Some("another route has it"));
-        let changed = news.routes(RouteNews { routes: vec![conflict.clone()], ..RouteNews::default() });
+        let caddy = CaddyReport { mode: "routes".into(), ..CaddyReport::default() };
+        let changed = news.routes(RouteNews { routes: vec![conflict.clone()], caddy: caddy.clone() });
         assert_eq!(changed, std::slice::from_ref(&conflict));
         assert_eq!(state(&news), ("conflict".into(), Some("another route has it".into())));
-        let changed = news.routes(RouteNews { routes: vec![conflict], ..RouteNews::default() });
+        let changed = news.routes(RouteNews { routes: vec![conflict], caddy: caddy.clone() });
         assert!(changed.is_empty());
+        news.routes(RouteNews { routes: Vec::new(), caddy });
+        assert_eq!(state(&news), ("pending".into(), None), "Caddy has not been asked yet");
+        news.routes(RouteNews { routes: vec![row("off", None)], ..RouteNews::default() });
+        assert_eq!(state(&news), ("served".into(), None), "Caddy is left alone");
         news.acknowledged(&[row("error", Some("its own address"))]);
         assert_eq!(state(&news), ("rejected".into(), Some("its own address".into())));
         news.session_ended();

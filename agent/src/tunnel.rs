@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustls::ClientConfig;
 use shared::backoff;
-use shared::control::LandingPage;
+use shared::control::{LandingPage, WatchLogs};
 use shared::frame::Side;
 use shared::hello::{
     CLOSE_REPLACED, Config, ConfigAck, GREETING_SECONDS, Hello, RouteReport, ToAgent, ToGateway, VERSION_MAX,
@@ -458,6 +458,19 @@ impl Tunnel {
         }
     }
 
+    /// Lets the Gateway send lines of its log while somebody here listens.
+    fn watch_logs(&self, session: &Session) {
+        let (news, wanted) = (&self.news, self.core.hub.has_listeners());
+        if news.watching.load(Relaxed) == wanted || news.cannot_watch.load(Relaxed) {
+            return;
+        }
+        let Some(link) = session.links().into_iter().next() else { return };
+        news.watching.store(wanted, Relaxed);
+        let wish = WatchLogs { on: wanted, after: news.last_line() };
+        link.control(&ToGateway::WatchLogs(wish).to_json());
+        link.flush();
+    }
+
     /// A message that leads to nothing.
     fn strange(&self, message: &ToAgent) {
         match message {
@@ -556,6 +569,7 @@ impl Tunnel {
                 }
                 (mono, wall) = (Instant::now(), SystemTime::now());
                 session.tick();
+                self.watch_logs(session);
             }
             let event = match events.recv_timeout(next_tick.saturating_duration_since(now)) {
                 Ok(event) => event,

@@ -258,7 +258,7 @@ impl Agent {
         let answer = self.call("POST", "/api/v1/mappings", Some(&mapping(domain, port, more)));
         assert_eq!(answer.status(), 201, "{answer:?}");
         let created = answer.json();
-        assert_eq!(created["routeState"], "synced", "{created}");
+        assert_eq!(created["routeState"], "served", "{created}");
         created["id"].as_str().expect("an id").to_owned()
     }
 
@@ -266,7 +266,7 @@ impl Agent {
     pub fn change(&self, id: &str, mapping: &Value) -> Value {
         let answer = self.call("PUT", &format!("/api/v1/mappings/{id}"), Some(mapping));
         assert_eq!(answer.status(), 200, "{answer:?}");
-        assert_eq!(answer.json()["routeState"], "synced", "{answer:?}");
+        assert_eq!(answer.json()["routeState"], "served", "{answer:?}");
         answer.json()
     }
 

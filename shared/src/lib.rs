@@ -24,6 +24,7 @@ pub mod hostname;
 pub mod landing;
 pub mod mapping;
 pub mod target;
+pub mod version;
 
 // With sockets and threads.
 pub mod link;

@@ -9,7 +9,7 @@ use super::App;
 use super::http::{Request, Response};
 use super::problem::{self, problem};
 use super::status::status;
-use super::{events, login, logs, mappings, pages};
+use super::{events, gateway, landing, login, logs, mappings, pages, routes};
 use crate::control::TunnelState;
 
 /// What the path says.
@@ -56,6 +56,15 @@ const ROUTES: &[Route] = &[
     route("PATCH", "/api/v1/mappings/{id}", Access::Operator, mappings::merge),
     route("DELETE", "/api/v1/mappings/{id}", Access::Operator, mappings::delete),
     route("PATCH", "/api/v1/mappings/{id}/toggle", Access::Operator, mappings::toggle),
+    route("GET", "/api/v1/mappings/{id}/certificate", Access::Operator, routes::certificate),
+    route("GET", "/api/v1/gateway/logs", Access::Operator, gateway::gateway_logs),
+    route("GET", "/api/v1/gateway/caddy", Access::Operator, gateway::caddy),
+    route("GET", "/api/v1/gateway/caddy-config", Access::Operator, gateway::caddy_config),
+    route("GET", "/api/v1/gateway/update", Access::Operator, gateway::update),
+    route("POST", "/api/v1/gateway/update", Access::Operator, gateway::request_update),
+    route("GET", "/api/v1/settings/landing-page", Access::Operator, landing::get),
+    route("PUT", "/api/v1/settings/landing-page", Access::Operator, landing::put).limit(landing::BODY),
+    route("DELETE", "/api/v1/settings/landing-page", Access::Operator, landing::reset),
     route("GET", "/api/v1/agent/logs", Access::Operator, logs::agent_logs),
     route("GET", "/api/v1/events", Access::Operator, events::events),
     route("GET", "/health", Access::Anyone, health),
@@ -68,7 +77,6 @@ const fn route(method: &'static str, path: &'static str, access: Access, run: Ha
 
 impl Route {
     /// For a route that takes more.
-    #[expect(dead_code, reason = "for the routes that take files")]
     const fn limit(mut self, bytes: usize) -> Route {
         self.limit = bytes;
         self
@@ -365,13 +373,13 @@ mod tests {
                 "internalHost": "192.168.1.20", "internalPort": 8123, "internalProtocol": "Https",
                 "internalUseTls": true, "allowInvalidCertificates": true, "allowSelfSignedCerts": true,
                 "enabled": true, "isEnabled": true, "hostHeader": "preserve", "createdAt": created_at,
-                "updatedAt": created_at, "routeState": "synced",
+                "updatedAt": created_at, "routeState": "served", "routeError": null, "certificate": null,
             })
         );
 
         let got = world.operator("GET", &path, None);
         assert_eq!(got.status, 200);
-        assert_eq!(got.value()["routeState"], Value::Null);
+        assert_eq!(got.value()["routeState"], "unknown");
         assert_eq!(got.value()["createdAt"], created_at);
         assert_eq!(
             world.operator("GET", &format!("/api/v1/mappings/{}", id.to_uppercase()), None).status,
@@ -422,16 +430,18 @@ mod tests {
         let world = World::new();
         let id = world.mapping("a.example")["id"].as_str().expect("an id").to_owned();
         *world.tunnel.store.lock().expect("store") = None;
+        world.tunnel.status.lock().expect("status").state = TunnelState::Connected;
         let path = format!("/api/v1/mappings/{id}");
         for (routes, expected) in [
-            (vec![], "pending"),
-            (vec![RouteState::Pending], "pending"),
-            (vec![RouteState::Failed("caddy: no".into())], "caddy: no"),
+            (vec![], ("pending", Value::Null)),
+            (vec![RouteState::Pending], ("pending", Value::Null)),
+            (vec![RouteState::Failed("caddy: no".into())], ("rejected", json!("caddy: no"))),
         ] {
             let id: MappingId = id.parse().expect("an id");
             *world.tunnel.routes.lock().expect("routes") = routes.into_iter().map(|s| (id, s)).collect();
             let saved = world.operator("PATCH", &path, Some(json!({})));
-            assert_eq!(saved.value()["routeState"], expected);
+            let value = saved.value();
+            assert_eq!((&value["routeState"], &value["routeError"]), (&json!(expected.0), &expected.1));
         }
     }
 
@@ -547,7 +557,7 @@ mod tests {
             assert_eq!(answer.header("WWW-Authenticate"), Some("Bearer"));
             asked += 1;
         }
-        assert_eq!(asked, 11);
+        assert!(asked > 10, "{asked} routes");
         let open: Vec<_> =
             ROUTES.iter().filter(|r| matches!(r.access, Access::Anyone)).map(|r| r.path).collect();
         assert_eq!(open, ["/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/logout", "/health"]);

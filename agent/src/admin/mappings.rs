@@ -19,6 +19,7 @@ use super::App;
 use super::api::{Params, json_object};
 use super::http::{Request, Response};
 use super::problem::{self, Fault, problem};
+use super::routes::Standings;
 use crate::control::RouteState;
 use crate::store::{SaveError, Stored, Unreadable};
 use crate::{random, timestamp};
@@ -32,7 +33,10 @@ const MAX_DESCRIPTION: usize = 500;
 /// `GET /api/v1/mappings`: all of them, by domain.
 pub(crate) fn list(app: &App, _: &Request, _: &Params<'_>) -> Response {
     match app.store.stored() {
-        Ok(rows) => Response::json(200, &rows.iter().map(shown).collect()),
+        Ok(rows) => {
+            let standings = Standings::now(app.control.as_ref());
+            Response::json(200, &rows.iter().map(|row| standing(app, row, &standings)).collect())
+        }
         Err(e) => problem::internal(&e),
     }
 }
@@ -40,7 +44,7 @@ pub(crate) fn list(app: &App, _: &Request, _: &Params<'_>) -> Response {
 /// `GET /api/v1/mappings/{id}`.
 pub(crate) fn get(app: &App, _: &Request, params: &Params<'_>) -> Response {
     with_id(params, |id| match app.store.find(id) {
-        Ok(Some(row)) => Response::json(200, &shown(&row)),
+        Ok(Some(row)) => Response::json(200, &standing(app, &row, &Standings::now(app.control.as_ref()))),
         Ok(None) => unknown(id),
         Err(e) => problem::internal(&e),
     })
@@ -141,9 +145,22 @@ fn saved(app: &App, status: u16, mapping: Mapping) -> Response {
         .find(|(id, _)| *id == mapping.id)
         .map_or(RouteState::Pending, |(_, state)| state);
     log::info!("mapping {}: {} to {} was saved, {state}", mapping.id, mapping.domain, mapping.authority());
-    let mut value = shown(&Stored::Mapping(mapping));
-    value["routeState"] = state.to_string().into();
+    let standings = Standings::now(app.control.as_ref());
+    let row = Stored::Mapping(mapping);
+    let mut value = shown(&row);
+    if let Stored::Mapping(mapping) = &row {
+        standings.add_saved(&mut value, app.control.as_ref(), mapping, &state);
+    }
     Response::json(status, &value)
+}
+
+/// A row with how it stands at the Gateway.
+fn standing(app: &App, row: &Stored, standings: &Standings) -> Value {
+    let mut value = shown(row);
+    if let Stored::Mapping(mapping) = row {
+        standings.add(&mut value, app.control.as_ref(), mapping);
+    }
+    value
 }
 
 /// A row as the API shows it. One that cannot be used says why where a good one has nothing to say.
@@ -176,7 +193,9 @@ fn shown(row: &Stored) -> Value {
                 created_at: row.created_at,
                 updated_at: row.updated_at,
             });
-            value["routeState"] = format!("not used: {}", row.fault).into();
+            value["routeState"] = "invalid".into();
+            value["routeError"] = format!("not used: {}", row.fault).into();
+            value["certificate"] = Value::Null;
             value
         }
     }
@@ -759,7 +778,8 @@ mod tests {
         let row = Stored::Unreadable(row);
         let value = shown(&row);
         assert_eq!(value["internalHost"], "nas/path");
-        assert_eq!(value["routeState"], "not used: host \"nas/path\": no");
+        assert_eq!(value["routeState"], "invalid");
+        assert_eq!(value["routeError"], "not used: host \"nas/path\": no");
         let faults = change(Kind::Merge, json!({ "enabled": true })).apply(Some(&row)).expect_err("a fault");
         assert!(faults[0].1.contains("must be sent too"), "{faults:?}");
         let mended =

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use shared::version;
 use time::OffsetDateTime;
 
 use super::App;
@@ -46,7 +47,8 @@ impl Source {
         let tunnel = self.control.status();
         let connected = tunnel.state == TunnelState::Connected;
         let uptime = tunnel.connected_since.filter(|_| connected).map(|since| since.elapsed().as_secs_f64());
-        let update = tunnel.gateway_version.as_deref().is_some_and(|theirs| newer(&self.version, theirs));
+        let update =
+            tunnel.gateway_version.as_deref().is_some_and(|theirs| version::newer(&self.version, theirs));
         Ok(json!({
             "connectionStatus": tunnel.state.to_string(),
             "gatewayUrl": tunnel.gateway_url,
@@ -65,34 +67,5 @@ impl Source {
             "rttMs": tunnel.rtt_ms,
             "links": tunnel.links,
         }))
-    }
-}
-
-/// Whether version `ours` is later than `theirs`, number by number; what is no number ends a version.
-fn newer(ours: &str, theirs: &str) -> bool {
-    let parts = |text: &str| -> Vec<u64> {
-        let mut numbers: Vec<u64> =
-            text.trim_start_matches('v').split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect();
-        numbers.resize(numbers.len().max(3), 0);
-        numbers
-    };
-    parts(ours) > parts(theirs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        for (ours, theirs, expected) in [
-            ("1.10.0", "1.9.0", true),
-            ("1.9.0", "1.10.0", false),
-            ("1.0.0", "1.0.0", false),
-            ("v1.0.1", "1.0", true),
-            ("1.0.0", "rubbish", true),
-        ] {
-            assert_eq!(newer(ours, theirs), expected, "{ours} {theirs}");
-        }
     }
 }

@@ -149,7 +149,7 @@ fn the_operator_logs_in_and_keeps_mappings() {
     let token = Some(token.as_str());
     let body = json!({ "externalDomain": "app.example", "internalHost": "192.168.1.20", "internalPort": 80 });
     let (status, made) = world.ask("POST", "/api/v1/mappings", token, Some(&body));
-    assert_eq!((status, &made["routeState"]), (201, &json!("synced")));
+    assert_eq!((status, &made["routeState"]), (201, &json!("served")));
     let path = format!("/api/v1/mappings/{}", made["id"].as_str().expect("an id"));
     let (status, changed) = world.ask("PATCH", &path, token, Some(&json!({ "internalPort": 81 })));
     assert_eq!((status, &changed["internalPort"]), (200, &json!(81)));

@@ -306,7 +306,7 @@ fn status_tells_the_truth() {
     // A save that could not be passed on says so.
     let body = mapping("later.test", 8080, json!({}));
     let answer = world.agent().call("POST", "/api/v1/mappings", Some(&body));
-    assert_eq!((answer.status(), &answer.json()["routeState"]), (201, &json!("pending")), "{answer:?}");
+    assert_eq!((answer.status(), &answer.json()["routeState"]), (201, &json!("unknown")), "{answer:?}");
     world.gateways[0].start_again();
     world.agent().wait_connected();
     assert_eq!(world.get("later.test", "/").status(), 502, "mapped, though nobody listens on the port");

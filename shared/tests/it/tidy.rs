@@ -64,6 +64,7 @@ fn pure_modules_know_no_socket_thread_file_or_clock() {
         "reason",
         "schedule",
         "target",
+        "version",
         "ws",
     ];
     let words =
