@@ -7,6 +7,7 @@
 pub mod command;
 pub mod console;
 pub mod env_file;
+pub mod example;
 pub mod healthcheck;
 pub mod help;
 pub mod setup;

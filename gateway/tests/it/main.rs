@@ -1,3 +1,4 @@
 //! Tests of the Gateway from outside.
 
 mod cli;
+mod examples;

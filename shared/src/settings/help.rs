@@ -191,7 +191,7 @@ fn options(out: &mut String, flags: &[Flag]) {
 }
 
 /// Bounds and default of a setting, in words.
-fn form(setting: &Setting) -> String {
+pub(super) fn form(setting: &Setting) -> String {
     let (form, default) = match &setting.kind {
         Kind::Number { default, min, max } => {
             (format!("A whole number from {min} to {max}"), default.map(|number| number.to_string()))
