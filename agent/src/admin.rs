@@ -16,6 +16,7 @@ mod login;
 mod logs;
 mod mappings;
 mod pages;
+mod probe;
 mod problem;
 mod reply;
 mod routes;

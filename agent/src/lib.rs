@@ -4,7 +4,8 @@
 //! a Gateway), `session` and `downlink` (what comes over it), `asks` and `news` (what is asked, what is told), `landing`
 //! (the page of the Gateway's own host), `targets` (where a Mapping leads), `upstream` (one connection to a service) with
 //! `upstreams`, `pool`, `resolver`, `wire` and `tls` below it, `store` and
-//! `migrations` (SQLite), `control`, `events` and `admin` (the operator's page and API), `cli` (sub-commands).
+//! `migrations` (SQLite), `control`, `events` and `admin` (the operator's page and API), `cli` (sub-commands),
+//! `exchange`, `probe` and `discover` (questions about services, one at a time).
 
 pub mod admin;
 mod agent;
@@ -14,13 +15,16 @@ pub mod config;
 mod context;
 pub mod control;
 mod dial;
+mod discover;
 mod downlink;
 pub mod events;
+mod exchange;
 mod landing;
 mod migrations;
 mod news;
 pub mod password;
 mod pool;
+mod probe;
 mod random;
 mod resolver;
 mod session;

@@ -9,7 +9,7 @@ use super::App;
 use super::http::{Request, Response};
 use super::problem::{self, problem};
 use super::status::status;
-use super::{events, gateway, landing, login, logs, mappings, pages, routes};
+use super::{events, gateway, landing, login, logs, mappings, pages, probe, routes};
 use crate::control::TunnelState;
 
 /// What the path says.
@@ -51,6 +51,8 @@ const ROUTES: &[Route] = &[
     route("POST", "/api/v1/reconnect", Access::Operator, reconnect),
     route("GET", "/api/v1/mappings", Access::Operator, mappings::list),
     route("POST", "/api/v1/mappings", Access::Operator, mappings::create),
+    route("POST", "/api/v1/mappings/test", Access::Operator, probe::test),
+    route("GET", "/api/v1/discover", Access::Operator, probe::discover),
     route("GET", "/api/v1/mappings/{id}", Access::Operator, mappings::get),
     route("PUT", "/api/v1/mappings/{id}", Access::Operator, mappings::replace),
     route("PATCH", "/api/v1/mappings/{id}", Access::Operator, mappings::merge),

@@ -69,6 +69,12 @@ pub(crate) fn create(app: &App, request: &Request, _: &Params<'_>) -> Response {
     }
 }
 
+/// The mapping that these fields would make, or what is wrong with them. Nothing is stored.
+pub(crate) fn draft(app: &App, body: Map<String, Value>) -> Result<Mapping, Vec<Fault>> {
+    let id = MappingId::from_random(random::bytes());
+    Change::new(app, id, Kind::Create, body).apply(None)
+}
+
 /// `PUT /api/v1/mappings/{id}`: what is not sent gets its default, except `hostHeader`, which programs
 /// written for the earlier program cannot know and would change without meaning to.
 pub(crate) fn replace(app: &App, request: &Request, params: &Params<'_>) -> Response {

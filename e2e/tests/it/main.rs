@@ -15,6 +15,7 @@
 //! | `greeting`, `frames` | the tunnel's protocol, against peers that are played by hand |
 //! | `links` | dead, frozen, cut and slow links |
 //! | `robustness` | bounds, overload, signals, `kill -9` |
+//! | `probe` | asking a target before it is saved, finding services |
 //! | `service` | readiness, watchdog and sockets of a service manager |
 //! | `many` | several Agents, several Gateways |
 //!
@@ -31,6 +32,7 @@ mod greeting;
 mod http;
 mod links;
 mod many;
+mod probe;
 mod robustness;
 mod service;
 mod smuggling;
