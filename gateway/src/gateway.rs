@@ -26,6 +26,7 @@ use crate::desk::{self, Desk};
 use crate::ingress::{self, Ingress};
 use crate::logs::Feed;
 use crate::tunnels::{Counts, Session, TunnelSettings, Tunnels};
+use crate::update::{self, Update};
 use crate::uplink::Uplink;
 use crate::visitor::Visitor;
 
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     pub(crate) desk: Desk,
     pub(crate) feed: Feed,
     pub(crate) caddy: Caddy,
+    pub(crate) update: Update,
     /// Requests that wait for an Agent.
     pub(crate) held: AtomicUsize,
     held_tokens: Mutex<Vec<usize>>,
@@ -89,7 +91,7 @@ impl Core {
 
     /// Tells an Agent what Caddy does with its hosts, unless it knows.
     pub(crate) fn route_news(&self, session: &Session) {
-        session.tell_if_new(|| {
+        session.tell_if_new("routes", || {
             let routes = self.caddy.route_reports(&session.tunnel.agent_id, session.tunnel.table());
             ToAgent::Routes(RouteNews { routes, caddy: self.caddy.report() }).to_json()
         });
@@ -100,6 +102,16 @@ impl Core {
         for session in self.tunnels.sessions() {
             self.route_news(&session);
         }
+    }
+
+    /// Tells an Agent how far the last update has got, unless it knows.
+    pub(crate) fn tell_update(&self, session: &Session) {
+        session.tell_if_new("update-outcome", || ToAgent::UpdateOutcome(self.update.last()).to_json());
+    }
+
+    /// An update has got further.
+    pub(crate) fn update_news(&self) {
+        self.tunnels.sessions().iter().for_each(|session| self.tell_update(session));
     }
 
     /// The memory budget is used up.
@@ -132,6 +144,7 @@ pub struct Gateway {
     timer: JoinHandle<()>,
     caddy: JoinHandle<()>,
     timer_stop: Stop,
+    updates: JoinHandle<()>,
     feed: JoinHandle<()>,
     desk: desk::Threads,
 }
@@ -185,6 +198,7 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
         admission: Admission::default(),
         desk: Desk::new(),
         feed: Feed::new(log),
+        update: Update::new(&config),
         caddy: Caddy::new(caddy::Settings::new(&config, address)),
         held: AtomicUsize::new(0),
         held_tokens: Mutex::default(),
@@ -211,9 +225,19 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
         let core = Arc::clone(&core);
         threads::spawn("caddy", move || reconcile::run(&core))?
     };
+    let updates = {
+        let (core, stop) = (Arc::clone(&core), timer_stop.clone());
+        threads::spawn("updates", move || {
+            while !stop.wait_timeout(update::LOOK) {
+                if core.update.look() {
+                    core.update_news();
+                }
+            }
+        })?
+    };
     let feed = core.feed.start()?;
     let desk = Desk::start(&core)?;
-    Ok(Gateway { core, address, ingress, timer, caddy, timer_stop, feed, desk })
+    Ok(Gateway { core, address, ingress, timer, caddy, timer_stop, updates, feed, desk })
 }
 
 /// Listens on the address; where the system has no IPv6, `::` falls back to `0.0.0.0`.
@@ -288,9 +312,13 @@ impl Gateway {
         self.timer_stop.trigger();
         core.feed.stop();
         panicked.extend(self.desk.stop(core));
-        for (name, thread) in
-            [("ingress", self.ingress), ("timer", self.timer), ("log-feed", self.feed), ("caddy", self.caddy)]
-        {
+        for (name, thread) in [
+            ("ingress", self.ingress),
+            ("timer", self.timer),
+            ("updates", self.updates),
+            ("log-feed", self.feed),
+            ("caddy", self.caddy),
+        ] {
             if thread.join().is_err() {
                 panicked.push(name);
             }

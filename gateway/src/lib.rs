@@ -19,6 +19,7 @@ mod logs;
 mod questions;
 mod routes;
 mod tunnels;
+mod update;
 mod uplink;
 mod visitor;
 

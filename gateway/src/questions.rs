@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shared::control::{
     Caddy, Certificate, Failed, GetCaddy, GetCertificate, GetLogs, LandingPage, LandingPageAck, Update,
+    UpdateAck, UpdateStatus,
 };
 use shared::hello::ToAgent;
 use shared::link::Link;
@@ -61,8 +62,18 @@ pub(crate) fn certificate(core: &Core, session: &Session, link: &Arc<Link>, aske
 }
 
 /// An update of the Gateway.
-pub(crate) fn update(_core: &Core, _session: &Session, link: &Arc<Link>, asked: &Update) {
-    failed(link, asked.request, "this Gateway cannot update itself yet".into());
+pub(crate) fn update(core: &Core, session: &Session, link: &Arc<Link>, asked: Update) {
+    let (request, to, by) = (asked.request, Arc::clone(link), session.agent_name.clone());
+    let job: Job = Box::new(move |core| {
+        let (status, message) = core.update.request(&asked.target_version, asked.force, &by);
+        to.control(&ToAgent::UpdateAck(UpdateAck { request, status, message }).to_json());
+        to.flush();
+        if core.update.look() || status == UpdateStatus::Queued {
+            core.update_news();
+        }
+    });
+    let taken = core.desk.quick(job);
+    busy(taken, link, request);
 }
 
 /// The page for our own host.

@@ -85,8 +85,8 @@ pub(crate) struct Session {
     link_count: AtomicUsize,
     configured: AtomicBool,
     draining: AtomicBool,
-    /// The last `routes` that it was sent.
-    told: Mutex<Vec<u8>>,
+    /// What it was told last, by type of message.
+    told: Mutex<HashMap<&'static str, Vec<u8>>>,
 }
 
 /// What a host name leads to.
@@ -158,16 +158,21 @@ impl Session {
     }
 
     /// Sends a message that tells all of its subject, unless it is the one sent before. It is made under a lock, so that
-    /// of two the one that knows more is sent last.
-    pub(crate) fn tell_if_new(&self, make: impl FnOnce() -> Vec<u8>) {
-        let mut told = lock(&self.told);
-        let json = make();
-        if *told == json {
+    /// of two the one that knows more is sent last. Nothing is sent before the Agent's table is in force: until then it
+    /// expects nothing but the answer to that.
+    pub(crate) fn tell_if_new(&self, kind: &'static str, make: impl FnOnce() -> Vec<u8>) {
+        if !self.configured.load(Relaxed) {
             return;
         }
-        let Some(link) = self.choose_link() else { return };
+        let mut told = lock(&self.told);
+        let json = make();
+        if told.get(kind) == Some(&json) {
+            return;
+        }
+        // Always over the same Link, so that an older message cannot overtake a newer one.
+        let Some(link) = self.links().into_iter().next() else { return };
         if link.later(&json) {
-            *told = json;
+            told.insert(kind, json);
             drop(told);
             link.flush();
         }

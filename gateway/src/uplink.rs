@@ -123,12 +123,13 @@ impl Receiver for Uplink {
                 self.core.resume_held();
                 self.core.caddy.table_changed();
                 self.core.route_news(session);
+                self.core.tell_update(session);
             }
             Ok(ToGateway::GetLogs(asked)) => questions::logs(&self.core, link, asked),
             Ok(ToGateway::WatchLogs(wish)) => self.core.feed.watch(session, wish),
             Ok(ToGateway::GetCaddy(asked)) => questions::caddy(&self.core, link, &asked),
             Ok(ToGateway::GetCertificate(asked)) => questions::certificate(&self.core, session, link, asked),
-            Ok(ToGateway::Update(asked)) => questions::update(&self.core, session, link, &asked),
+            Ok(ToGateway::Update(asked)) => questions::update(&self.core, session, link, asked),
             Ok(ToGateway::LandingPage(asked)) => questions::landing_page(&self.core, session, link, asked),
             Ok(ToGateway::Draining) => {
                 session.drain();
