@@ -56,6 +56,8 @@ pub struct AdminConfig {
 pub struct App {
     config: AdminConfig,
     password: PasswordHash,
+    /// Says with which password a session was begun.
+    password_tag: String,
     store: Store,
     control: Arc<dyn Control>,
     live: Live,
@@ -101,14 +103,22 @@ impl App {
     ) -> Result<App, AdminError> {
         let password =
             PasswordHash::parse(config.password_hash.expose()).map_err(AdminError::PasswordHash)?;
+        let password_tag =
+            token::password_tag(config.jwt_secret.expose().as_bytes(), config.password_hash.expose());
+        let started = timestamp::now();
+        // Those of an earlier password are over; nobody needs to be told.
+        if let Err(e) = store.prune_sessions(password_tag.clone(), started) {
+            log::warn!("admin: cannot delete sessions that are over: {e}");
+        }
         Ok(App {
             config,
             password,
+            password_tag,
             store,
             control,
             live,
             lockouts: Mutex::default(),
-            started: timestamp::now(),
+            started,
             checking: AtomicUsize::new(0),
             address: OnceLock::new(),
         })

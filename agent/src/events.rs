@@ -173,7 +173,6 @@ impl Hub {
         Some(Listener { hub: Arc::clone(self), number, woken })
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "sessions are not told yet"))]
     /// Ends everyone who listens in the name of a session of which `over` is true.
     pub(crate) fn end_sessions(&self, over: impl Fn(MappingId) -> bool) {
         for queue in lock(&self.listeners).all.values_mut() {

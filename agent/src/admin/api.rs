@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::App;
 use super::http::{Request, Response};
+use super::login::{Operator, Shown};
 use super::problem::{self, problem};
 use super::status::status;
 use super::{events, gateway, landing, login, logs, mappings, pages, probe, routes};
@@ -17,6 +18,8 @@ use crate::control::TunnelState;
 pub(crate) struct Params<'r> {
     /// In the place of `{id}`; not parsed.
     pub(crate) id: &'r str,
+    /// Who asks, on routes that are his alone.
+    pub(crate) operator: Option<Operator>,
 }
 
 /// Who may ask.
@@ -47,6 +50,9 @@ const ROUTES: &[Route] = &[
     route("POST", "/api/v1/auth/login", Access::Anyone, login::login),
     route("POST", "/api/v1/auth/refresh", Access::Anyone, login::refresh),
     route("POST", "/api/v1/auth/logout", Access::Anyone, login::logout),
+    route("POST", "/api/v1/auth/logout-all", Access::Operator, login::logout_all),
+    route("GET", "/api/v1/auth/sessions", Access::Operator, login::sessions),
+    route("DELETE", "/api/v1/auth/sessions/{id}", Access::Operator, login::end_session),
     route("GET", "/api/v1/status", Access::Operator, status),
     route("POST", "/api/v1/reconnect", Access::Operator, reconnect),
     route("GET", "/api/v1/mappings", Access::Operator, mappings::list),
@@ -142,13 +148,19 @@ fn answer(app: &App, request: &Request) -> (Response, Asker) {
     if !in_api {
         return (pages::page(request), Asker::Stranger);
     }
-    let admitted = find(request)
-        .and_then(|(route, params)| admit(app, request, route).map(|asker| (route, params, asker)));
-    match admitted {
-        Ok((route, _, asker)) if request.body.len() > route.limit => (too_large(route.limit), asker),
-        Ok((route, params, asker)) => ((route.run)(app, request, &params), asker),
-        Err(refusal) => (refusal, Asker::Stranger),
+    let admitted = find(request).and_then(|(route, mut params)| {
+        params.operator = admit(app, request, route)?;
+        Ok((route, params))
+    });
+    let (route, params) = match admitted {
+        Ok(admitted) => admitted,
+        Err(refusal) => return (refusal, Asker::Stranger),
+    };
+    let asker = if params.operator.is_some() { Asker::Operator } else { Asker::Stranger };
+    if request.body.len() > route.limit {
+        return (too_large(route.limit), asker);
     }
+    ((route.run)(app, request, &params), asker)
 }
 
 /// The route for this path and method.
@@ -170,15 +182,16 @@ fn find(request: &Request) -> Result<(&'static Route, Params<'_>), Response> {
     Err(problem(405, format!("this path takes {allowed}")).with("Allow", allowed))
 }
 
-/// Whether this request may go there.
-fn admit(app: &App, request: &Request, route: &Route) -> Result<Asker, Response> {
+/// Whether this request may go there, and whether it is the Operator's.
+fn admit(app: &App, request: &Request, route: &Route) -> Result<Option<Operator>, Response> {
     if matches!(route.access, Access::Anyone) {
-        return Ok(Asker::Stranger);
+        return Ok(None);
     }
-    if login::authenticate(app, request)? == login::Shown::Cookie && !request.is_safe() {
+    let operator = login::authenticate(app, request)?;
+    if operator.shown == Shown::Cookie && !request.is_safe() {
         login::own_page_only(request)?;
     }
-    Ok(Asker::Operator)
+    Ok(Some(operator))
 }
 
 /// What is answered to a body larger than `limit`, which is not read: whoever may not ask at all is told that.
@@ -330,7 +343,7 @@ mod tests {
     }
 
     fn good_token() -> String {
-        token::issue(SECRET.as_bytes(), timestamp::now().unix_timestamp() + 60)
+        token::issue_for_command(SECRET.as_bytes(), timestamp::now().unix_timestamp())
     }
 
     fn login(password: &str) -> Request {
@@ -568,8 +581,9 @@ mod tests {
     #[test]
     fn a_good_token_wins_over_a_bad_one_whichever_way_they_came() {
         let world = World::new();
-        let (good, bad) = (good_token(), token::issue(b"another secret", i64::MAX));
-        let expired = token::issue(SECRET.as_bytes(), 1000);
+        let (good, bad) =
+            (good_token(), token::issue_for_command(b"another secret", timestamp::now().unix_timestamp()));
+        let expired = token::issue_for_command(SECRET.as_bytes(), 1000);
         for (bearer, cookie, status) in [
             (Some(&good), None, 200),
             (None, Some(&good), 200),
@@ -689,11 +703,85 @@ mod tests {
         assert_eq!(world.ask(&Request::new("POST", "/api/v1/auth/logout")).status, 204);
     }
 
+    /// What a browser would send after this answer.
+    fn with_cookies(request: Request, answer: &Response) -> Request {
+        request
+            .field("Host", "nas:17201")
+            .field("Origin", "http://nas:17201")
+            .field("Cookie", &cookie_header(answer))
+    }
+
+    fn with_bearer(request: Request, answer: &Response) -> Request {
+        let token = answer.value()["token"].as_str().expect("a token").to_owned();
+        request.field("Authorization", &format!("Bearer {token}"))
+    }
+
+    #[test]
+    fn an_access_token_ends_with_its_session_however_that_ends() {
+        type Ending = fn(&World, &Response, &Response);
+        let endings: [(&str, Ending); 5] = [
+            ("logout by cookie", |world, own, _| {
+                let request = Request::new("POST", "/api/v1/auth/logout");
+                assert_eq!(world.ask(&with_cookies(request, own)).status, 204);
+            }),
+            ("logout by token", |world, own, _| {
+                let request = Request::new("POST", "/api/v1/auth/logout");
+                assert_eq!(world.ask(&with_bearer(request, own)).status, 204);
+            }),
+            ("ended from the list, by another session", |world, _, other| {
+                let list =
+                    world.ask(&with_bearer(Request::new("GET", "/api/v1/auth/sessions"), other)).value();
+                let others = list.as_array().expect("a list").iter().filter(|one| one["current"] == false);
+                let ids: Vec<_> = others.map(|one| one["id"].as_str().expect("an id").to_owned()).collect();
+                assert_eq!(ids.len(), 1);
+                let end = || Request::new("DELETE", &format!("/api/v1/auth/sessions/{}", ids[0]));
+                assert_eq!(world.ask(&with_bearer(end(), other)).status, 204);
+                assert_eq!(world.ask(&with_bearer(end(), other)).status, 404);
+            }),
+            ("log out everywhere", |world, _, other| {
+                let answer = world.ask(&with_cookies(Request::new("POST", "/api/v1/auth/logout-all"), other));
+                assert_eq!(answer.status, 204);
+                assert!(cookies(&answer).iter().all(|cookie| cookie.contains("max-age=0")));
+                let again = with_bearer(Request::new("GET", "/api/v1/status"), other);
+                assert_eq!(world.ask(&again).status, 401, "the one who asked for it too");
+            }),
+            ("gone from the database", |world, _, _| {
+                assert_eq!(world.app.store.end_all_sessions().expect("asked"), 2);
+            }),
+        ];
+        for (name, end) in endings {
+            let world = World::new();
+            let (own, other) = (world.ask(&login("password")), world.ask(&login("password")));
+            let status = || with_bearer(Request::new("GET", "/api/v1/status"), &own);
+            assert_eq!(world.ask(&status()).status, 200, "{name}");
+            end(&world, &own, &other);
+            let refused = world.ask(&status());
+            assert_eq!(refused.status, 401, "{name}");
+            assert!(refused.value()["message"].as_str().expect("a text").contains("has ended"), "{name}");
+            let body = json!({ "refreshToken": own.value()["refreshToken"] }).to_string();
+            let refresh = Request::new("POST", "/api/v1/auth/refresh").json(&body);
+            assert_eq!(world.ask(&refresh).status, 401, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_renewed_token_belongs_to_the_same_session() {
+        let world = World::new();
+        let first = world.ask(&login("password"));
+        let renewed = world.ask(&with_cookies(Request::new("POST", "/api/v1/auth/refresh"), &first));
+        assert_eq!(renewed.status, 200);
+        let list = world.ask(&with_bearer(Request::new("GET", "/api/v1/auth/sessions"), &renewed)).value();
+        let list = list.as_array().expect("a list");
+        assert_eq!(list.len(), 1);
+        assert_eq!((&list[0]["current"], &list[0]["address"]), (&json!(true), &json!("192.168.1.50")));
+        assert_eq!(world.ask(&with_bearer(Request::new("GET", "/api/v1/status"), &first)).status, 200);
+    }
+
     #[test]
     fn another_password_ends_the_sessions() {
         let world = World::new();
-        let token =
-            world.ask(&login("password")).value()["refreshToken"].as_str().expect("a token").to_owned();
+        let answer = world.ask(&login("password"));
+        let token = answer.value()["refreshToken"].as_str().expect("a token").to_owned();
         let mut config = world.app.config.clone();
         config.password_hash = Secret::new(HASH.replace("$abcdefgh$", "$ABCDEFGH$"));
         let tunnel = Arc::clone(&world.tunnel) as Arc<dyn Control>;
@@ -701,6 +789,8 @@ mod tests {
         let body = json!({ "refreshToken": token }).to_string();
         let request = Request::new("POST", "/api/v1/auth/refresh").json(&body);
         assert_eq!(handle(&app, &request).status, 401);
+        let request = with_bearer(Request::new("GET", "/api/v1/status"), &answer);
+        assert_eq!(handle(&app, &request).status, 401, "an access token too");
     }
 
     #[test]

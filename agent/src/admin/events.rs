@@ -31,8 +31,9 @@ const RETRY: Duration = Duration::from_secs(2);
 const LINES: usize = 500;
 
 /// `GET /api/v1/events`.
-pub(crate) fn events(app: &App, request: &Request, _: &Params<'_>) -> Response {
-    let Some(listener) = app.live.hub.listen(None) else {
+pub(crate) fn events(app: &App, request: &Request, params: &Params<'_>) -> Response {
+    let Some(operator) = params.operator else { return problem(401, "log in first") };
+    let Some(listener) = app.live.hub.listen(operator.session) else {
         return problem(503, format!("{LISTENERS} pages listen already, which is the most"))
             .with("Retry-After", RETRY.as_secs().to_string());
     };
@@ -42,6 +43,7 @@ pub(crate) fn events(app: &App, request: &Request, _: &Params<'_>) -> Response {
         live: app.live.clone(),
         status: Source::new(app),
         run: app.started.unix_timestamp(),
+        expires: operator.expires,
     };
     Response::stream(200, "text/event-stream; charset=utf-8", move |sink| stream.run(sink, seen))
         // nginx would collect them.
@@ -76,6 +78,9 @@ struct EventStream {
     status: Source,
     /// Tells this run of the Agent from others.
     run: i64,
+    /// When the token is over with which it was asked for, in seconds since 1970: it ends then, and the page, which
+    /// has got another token in the meantime, comes back and has missed nothing.
+    expires: i64,
 }
 
 impl EventStream {
@@ -111,7 +116,7 @@ impl EventStream {
                 log::debug!("admin: a page that listened was sent away: {why:?}");
                 return Ok(());
             }
-            if sink.ended() {
+            if sink.ended() || timestamp::now().unix_timestamp() >= self.expires {
                 return Ok(());
             }
             crossbeam_channel::select! {

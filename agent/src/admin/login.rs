@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
+use shared::mapping::MappingId;
 use shared::threads;
 
 use super::App;
 use super::api::{Params, json_object};
 use super::http::{Request, Response};
 use super::problem::{self, problem};
-use super::token;
+use super::token::{self, Claims};
 use crate::password::MAX_PASSWORD;
-use crate::store::Session;
+use crate::store::{KeptSession, Session};
 use crate::timestamp;
 
 const ACCESS_COOKIE: &str = "octoporty_access";
@@ -41,9 +42,20 @@ pub(crate) enum Shown {
     Cookie,
 }
 
+/// The Operator, as a request shows him.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operator {
+    pub(crate) shown: Shown,
+    /// `None` for a command on this machine.
+    pub(crate) session: Option<MappingId>,
+    /// When what he showed is good no more, in seconds since 1970.
+    pub(crate) expires: i64,
+}
+
 /// Lets the Operator pass, or says how to become him. A good header wins over a bad cookie and the other way
-/// round.
-pub(crate) fn authenticate(app: &App, request: &Request) -> Result<Shown, Response> {
+/// round. A token is as good as its session: the database is asked each time, so that one that was ended is over
+/// with the next request, whoever ended it.
+pub(crate) fn authenticate(app: &App, request: &Request) -> Result<Operator, Response> {
     let bearer = request
         .header("authorization")
         .and_then(|value| value.split_once(' '))
@@ -51,12 +63,20 @@ pub(crate) fn authenticate(app: &App, request: &Request) -> Result<Shown, Respon
         .map(|(_, token)| (token.trim(), Shown::Bearer));
     let cookie = request.cookie(ACCESS_COOKIE).map(|token| (token, Shown::Cookie));
     let secret = app.config.jwt_secret.expose().as_bytes();
-    let now = timestamp::now().unix_timestamp();
+    let now = timestamp::now();
     let mut fault = None;
     for (token, shown) in bearer.into_iter().chain(cookie) {
-        match token::verify(secret, token, now) {
-            Ok(()) => return Ok(shown),
-            Err(why) => fault = Some(why),
+        match token::verify(secret, token, now.unix_timestamp()) {
+            Ok(Claims { session, expires }) => {
+                let lives =
+                    session.map_or(Ok(true), |id| app.store.session_lives(id, &app.password_tag, now));
+                match lives {
+                    Ok(true) => return Ok(Operator { shown, session, expires }),
+                    Ok(false) => fault = Some("belongs to a session that has ended".to_owned()),
+                    Err(e) => return Err(problem::internal(&e)),
+                }
+            }
+            Err(why) => fault = Some(why.to_string()),
         }
     }
     // RFC 6750 3: no error code for a request that showed nothing.
@@ -129,7 +149,7 @@ pub(crate) fn login(app: &App, request: &Request, _: &Params<'_>) -> Response {
     let now = timestamp::now();
     let refresh = token::opaque();
     match app.store.add_session(session(app, request, &refresh, now), now) {
-        Ok(()) => granted(app, request, &refresh, now),
+        Ok(id) => granted(app, request, id, &refresh, now),
         Err(e) => problem::internal(&e),
     }
 }
@@ -158,24 +178,89 @@ pub(crate) fn refresh(app: &App, request: &Request, _: &Params<'_>) -> Response 
     let now = timestamp::now();
     let new = token::opaque();
     match app.store.rotate_session(token::fingerprint(&old), session(app, request, &new, now), now) {
-        Ok(true) => granted(app, request, &new, now),
-        Ok(false) => problem(401, "the refresh token is unknown, used or expired; log in again")
+        Ok(Some(id)) => granted(app, request, id, &new, now),
+        Ok(None) => problem(401, "the refresh token is unknown, used or expired; log in again")
             .with("WWW-Authenticate", "Bearer error=\"invalid_token\""),
         Err(e) => problem::internal(&e),
     }
 }
 
-/// `POST /api/v1/auth/logout`: ends the session of the cookie and clears both cookies. Needs no token: one
-/// that has expired must not keep anybody logged in.
+/// `POST /api/v1/auth/logout`: ends the session of the cookies or of the token and clears both cookies. Needs no
+/// token: one that has expired must not keep anybody logged in.
 pub(crate) fn logout(app: &App, request: &Request, _: &Params<'_>) -> Response {
     if same_origin(request) == Some(false) {
         return problem(403, "only the Agent's own page may log out");
     }
-    if let Some(cookie) = request.cookie(REFRESH_COOKIE)
-        && let Err(e) = app.store.end_session(token::fingerprint(&unescape(cookie)))
-    {
-        return problem::internal(&e);
+    let by_cookie = match request.cookie(REFRESH_COOKIE) {
+        Some(cookie) => app.store.end_session(token::fingerprint(&unescape(cookie))),
+        None => Ok(None),
+    };
+    let ended = by_cookie.and_then(|by_cookie| {
+        let by_token = authenticate(app, request).ok().and_then(|operator| operator.session);
+        if let Some(id) = by_token {
+            app.store.end_session_by_id(id)?;
+        }
+        Ok([by_cookie, by_token])
+    });
+    match ended {
+        Ok(ended) => {
+            app.live.hub.end_sessions(|id| ended.contains(&Some(id)));
+            without_cookies(request)
+        }
+        Err(e) => problem::internal(&e),
     }
+}
+
+/// `POST /api/v1/auth/logout-all`: ends every session, this one too.
+pub(crate) fn logout_all(app: &App, request: &Request, _: &Params<'_>) -> Response {
+    match app.store.end_all_sessions() {
+        Ok(count) => {
+            log::info!("admin: {} ended all {count} sessions", request.peer);
+            app.live.hub.end_sessions(|_| true);
+            without_cookies(request)
+        }
+        Err(e) => problem::internal(&e),
+    }
+}
+
+/// `GET /api/v1/auth/sessions`.
+pub(crate) fn sessions(app: &App, _: &Request, params: &Params<'_>) -> Response {
+    let own = params.operator.and_then(|operator| operator.session);
+    let sessions = match app.store.sessions(timestamp::now()) {
+        Ok(sessions) => sessions,
+        Err(e) => return problem::internal(&e),
+    };
+    let shown = |session: &KeptSession| {
+        json!({
+            "id": session.id.to_string(),
+            "createdAt": timestamp::api_form(session.created_at),
+            "usedAt": timestamp::api_form(session.used_at),
+            "expiresAt": timestamp::api_form(session.expires_at),
+            "address": session.address,
+            "userAgent": session.user_agent,
+            "current": own == Some(session.id),
+        })
+    };
+    Response::json(200, &sessions.iter().map(shown).collect())
+}
+
+/// `DELETE /api/v1/auth/sessions/{id}`.
+pub(crate) fn end_session(app: &App, request: &Request, params: &Params<'_>) -> Response {
+    let Ok(id) = params.id.parse::<MappingId>() else {
+        return problem::invalid(&[("id".into(), "is not an id".into())]);
+    };
+    match app.store.end_session_by_id(id) {
+        Ok(true) => {
+            log::info!("admin: {} ended session {id}", request.peer);
+            app.live.hub.end_sessions(|session| session == id);
+            Response::empty(204)
+        }
+        Ok(false) => problem(404, "there is no such session"),
+        Err(e) => problem::internal(&e),
+    }
+}
+
+fn without_cookies(request: &Request) -> Response {
     let gone = |name, path| cookie(request, name, "", path, OffsetDateTime::UNIX_EPOCH, Duration::ZERO);
     Response::empty(204)
         .with("Set-Cookie", gone(ACCESS_COOKIE, ACCESS_PATH))
@@ -183,9 +268,10 @@ pub(crate) fn logout(app: &App, request: &Request, _: &Params<'_>) -> Response {
 }
 
 /// The answer to a login or a renewal: the tokens, in the body for programs and as cookies for the page.
-fn granted(app: &App, request: &Request, refresh: &str, now: OffsetDateTime) -> Response {
+fn granted(app: &App, request: &Request, session: MappingId, refresh: &str, now: OffsetDateTime) -> Response {
     let (expires, refresh_expires) = (now + ACCESS_LIFE, now + REFRESH_LIFE);
-    let access = token::issue(app.config.jwt_secret.expose().as_bytes(), expires.unix_timestamp());
+    let secret = app.config.jwt_secret.expose().as_bytes();
+    let access = token::issue(secret, session, now.unix_timestamp(), expires.unix_timestamp());
     let body = json!({
         "token": access,
         "expiresAt": timestamp::api_form(expires),
@@ -215,10 +301,9 @@ fn cookie(
 }
 
 fn session(app: &App, request: &Request, refresh: &str, now: OffsetDateTime) -> Session {
-    let secret = app.config.jwt_secret.expose().as_bytes();
     Session {
         token_hash: token::fingerprint(refresh),
-        password_tag: token::password_tag(secret, app.config.password_hash.expose()),
+        password_tag: app.password_tag.clone(),
         expires_at: now + REFRESH_LIFE,
         address: request.peer.to_canonical().to_string(),
         user_agent: request.header("user-agent").map(|name| name.chars().take(MAX_USER_AGENT).collect()),

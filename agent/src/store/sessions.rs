@@ -1,6 +1,6 @@
 //! Logins to the admin page, kept so that they survive a restart.
 
-use rusqlite::params;
+use rusqlite::{Connection, OptionalExtension, Statement, ToSql, params};
 use time::OffsetDateTime;
 
 use shared::mapping::MappingId;
@@ -90,14 +90,33 @@ impl Store {
         })
     }
 
-    /// Keeps a session. Expired ones and those of another password go.
-    pub(crate) fn add_session(&self, session: Session, now: OffsetDateTime) -> Result<(), StoreError> {
-        self.write(move |connection| {
-            let now = timestamp::database_form(now);
-            connection.execute(
-                r#"DELETE FROM "OctoportySessions" WHERE "ExpiresAt" <= ?1 OR "PasswordTag" <> ?2"#,
-                [&now, &session.password_tag],
+    /// Whether a session lives: it has not ended or expired, and the password is the one it was begun with.
+    pub(crate) fn session_lives(
+        &self,
+        id: MappingId,
+        password_tag: &str,
+        now: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                r#"SELECT 1 FROM "OctoportySessions"
+                   WHERE "Id" = ?1 AND "PasswordTag" = ?2 AND "ExpiresAt" > ?3"#,
             )?;
+            statement.exists(params![id.database_form(), password_tag, timestamp::database_form(now)])
+        })
+    }
+
+    /// Ends the sessions that have expired or were begun with another password.
+    pub(crate) fn prune_sessions(&self, password_tag: String, now: OffsetDateTime) -> Result<(), StoreError> {
+        self.write(move |connection| prune(connection, &password_tag, now))
+    }
+
+    /// Keeps a session and names it. Expired ones and those of another password go.
+    pub(crate) fn add_session(&self, session: Session, now: OffsetDateTime) -> Result<MappingId, StoreError> {
+        self.write(move |connection| {
+            prune(connection, &session.password_tag, now)?;
+            let now = timestamp::database_form(now);
+            let id = MappingId::from_random(random::bytes());
             connection.execute(
                 r#"DELETE FROM "OctoportySessions" WHERE "Id" IN
                        (SELECT "Id" FROM "OctoportySessions"
@@ -110,7 +129,7 @@ impl Store {
                         "UserAgent")
                    VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7)"#,
                 params![
-                    MappingId::from_random(random::bytes()).database_form(),
+                    id.database_form(),
                     session.token_hash,
                     session.password_tag,
                     now,
@@ -119,44 +138,63 @@ impl Store {
                     session.user_agent,
                 ],
             )?;
-            Ok(())
+            Ok(id)
         })
     }
 
-    /// Swaps the token of a live session for the one in `next`: a token works once. Whether there was such a
-    /// session.
+    /// Swaps the token of a live session for the one in `next`: a token works once. Which session that is, if there is
+    /// one.
     pub(crate) fn rotate_session(
         &self,
         token_hash: String,
         next: Session,
         now: OffsetDateTime,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<MappingId>, StoreError> {
         self.write(move |connection| {
-            let changed = connection.execute(
+            let mut statement = connection.prepare_cached(
                 r#"UPDATE "OctoportySessions"
                    SET "TokenHash" = ?2, "UsedAt" = ?4, "ExpiresAt" = ?5, "Address" = ?6, "UserAgent" = ?7
-                   WHERE "TokenHash" = ?1 AND "PasswordTag" = ?3 AND "ExpiresAt" > ?4"#,
-                params![
-                    token_hash,
-                    next.token_hash,
-                    next.password_tag,
-                    timestamp::database_form(now),
-                    timestamp::database_form(next.expires_at),
-                    next.address,
-                    next.user_agent,
-                ],
+                   WHERE "TokenHash" = ?1 AND "PasswordTag" = ?3 AND "ExpiresAt" > ?4 RETURNING "Id""#,
             )?;
-            Ok(changed > 0)
+            let values = params![
+                token_hash,
+                next.token_hash,
+                next.password_tag,
+                timestamp::database_form(now),
+                timestamp::database_form(next.expires_at),
+                next.address,
+                next.user_agent,
+            ];
+            session_id(&mut statement, values)
         })
     }
 
-    /// Ends the session with this token, if there is one.
-    pub(crate) fn end_session(&self, token_hash: String) -> Result<(), StoreError> {
-        self.write(move |connection| {
-            connection.execute(r#"DELETE FROM "OctoportySessions" WHERE "TokenHash" = ?1"#, [token_hash])?;
-            Ok(())
+    /// Ends the session with this token, and says which it was, if there was one. On the disk when it returns.
+    pub(crate) fn end_session(&self, token_hash: String) -> Result<Option<MappingId>, StoreError> {
+        self.durable(move |connection| {
+            let mut statement = connection
+                .prepare_cached(r#"DELETE FROM "OctoportySessions" WHERE "TokenHash" = ?1 RETURNING "Id""#)?;
+            session_id(&mut statement, params![token_hash])
         })
     }
+}
+
+fn prune(connection: &Connection, password_tag: &str, now: OffsetDateTime) -> Result<(), rusqlite::Error> {
+    connection.execute(
+        r#"DELETE FROM "OctoportySessions" WHERE "ExpiresAt" <= ?1 OR "PasswordTag" <> ?2"#,
+        [&timestamp::database_form(now), password_tag],
+    )?;
+    Ok(())
+}
+
+/// The id in the one row that a statement returns.
+fn session_id(
+    statement: &mut Statement<'_>,
+    values: &[&dyn ToSql],
+) -> Result<Option<MappingId>, rusqlite::Error> {
+    let id: Option<String> = statement.query_row(values, |row| row.get(0)).optional()?;
+    // Written by us, so it is one.
+    Ok(id.and_then(|id| id.parse().ok()))
 }
 
 #[cfg(test)]
@@ -181,13 +219,23 @@ mod tests {
         let rotate = |from: &str, to: &str, tag: &str, at| {
             store.rotate_session(from.into(), session(to, tag, 100), at).expect("asked")
         };
-        store.add_session(session("a", "p", 10), now).expect("saved");
-        assert!(rotate("a", "b", "p", now));
-        assert!(!rotate("a", "c", "p", now), "used twice");
-        assert!(!rotate("b", "c", "another password", now));
-        assert!(!rotate("b", "c", "p", now + Duration::from_secs(100)), "expired");
-        store.end_session("b".into()).expect("ended");
-        assert!(!rotate("b", "c", "p", now));
+        let id = store.add_session(session("a", "p", 10), now).expect("saved");
+        assert_eq!(rotate("a", "b", "p", now), Some(id));
+        assert!(store.session_lives(id, "p", now).expect("asked"));
+        assert!(!store.session_lives(id, "another password", now).expect("asked"));
+        assert!(!store.session_lives(id, "p", now + Duration::from_secs(100)).expect("asked"), "expired");
+        assert_eq!(rotate("a", "c", "p", now), None, "used twice");
+        assert_eq!(rotate("b", "c", "another password", now), None);
+        assert_eq!(rotate("b", "c", "p", now + Duration::from_secs(100)), None, "expired");
+        assert_eq!(store.end_session("b".into()).expect("ended"), Some(id));
+        assert_eq!(store.end_session("b".into()).expect("asked"), None);
+        assert!(!store.session_lives(id, "p", now).expect("asked"));
+        assert_eq!(rotate("b", "c", "p", now), None);
+        let id = store.add_session(session("d", "p", 10), now).expect("saved");
+        store.prune_sessions("p".into(), now).expect("pruned");
+        assert!(store.session_lives(id, "p", now).expect("asked"));
+        store.prune_sessions("another password".into(), now).expect("pruned");
+        assert!(store.sessions(now).expect("a list").is_empty());
     }
 
     #[test]
@@ -206,8 +254,8 @@ mod tests {
             store.add_session(session(n), start + Duration::from_secs(n as u64)).expect("saved");
         }
         let at = start + Duration::from_secs(1_000);
-        assert!(!store.rotate_session("t0".into(), session(1_000), at).expect("asked"));
-        assert!(store.rotate_session("t1".into(), session(1_001), at).expect("asked"));
+        assert_eq!(store.rotate_session("t0".into(), session(1_000), at).expect("asked"), None);
+        assert!(store.rotate_session("t1".into(), session(1_001), at).expect("asked").is_some());
     }
 
     #[test]

@@ -2,4 +2,6 @@
 
 mod api;
 mod cli;
+mod events;
 mod examples;
+mod world;
