@@ -15,6 +15,7 @@ mod lockout;
 mod login;
 mod logs;
 mod mappings;
+pub(crate) mod offline;
 mod pages;
 mod probe;
 mod problem;

@@ -202,6 +202,13 @@ impl Agent {
         self.api
     }
 
+    /// Its settings, with the port that it got: what its sub-commands are called with.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let mut settings = self.settings.clone();
+        settings.set("Agent__Port", self.api.port().to_string());
+        settings.0
+    }
+
     /// Calls the API as the Operator.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
         let authorization = format!("Bearer {}", self.token);

@@ -74,7 +74,6 @@ pub(crate) fn issue(secret: &[u8], session: MappingId, now: i64, expires: i64) -
 }
 
 /// A token for a command that has the secret, on the machine of the Agent; for a minute or two.
-#[cfg_attr(not(test), expect(dead_code, reason = "for commands that use the API"))]
 pub(crate) fn issue_for_command(secret: &[u8], now: i64) -> String {
     sign(secret, &header(), &claims(now, now + COMMAND_LIFE))
 }

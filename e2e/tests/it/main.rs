@@ -11,6 +11,7 @@
 //! | `errors` | what a visitor sees when something is down |
 //! | `tls` | certificates of upstreams and Gateways |
 //! | `api` | the Operator's API and what follows from it |
+//! | `cli` | sub-commands of the Agent, beside a running one and without |
 //! | `config` | settings, exit statuses |
 //! | `greeting`, `frames` | the tunnel's protocol, against peers that are played by hand |
 //! | `links` | dead, frozen, cut and slow links |
@@ -24,6 +25,7 @@
 
 mod api;
 mod bodies;
+mod cli;
 mod config;
 mod errors;
 mod forwarding;

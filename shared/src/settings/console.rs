@@ -52,6 +52,8 @@ pub enum Failure {
     Console(io::Error),
     /// Something to be said on standard error, and the exit status.
     Said(u8, String),
+    /// Everything is said already; the exit status.
+    Silent(u8),
 }
 
 impl Failure {

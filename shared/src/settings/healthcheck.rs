@@ -53,7 +53,7 @@ pub fn ask(bind: IpAddr, port: u16) -> Result<(), Unwell> {
 }
 
 /// Where a daemon bound to `bind` is found on this machine.
-fn addresses(bind: IpAddr) -> Vec<IpAddr> {
+pub fn addresses(bind: IpAddr) -> Vec<IpAddr> {
     match bind.to_canonical() {
         ip if !ip.is_unspecified() => vec![ip],
         IpAddr::V4(_) => vec![Ipv4Addr::LOCALHOST.into()],

@@ -117,6 +117,7 @@ fn decide<C>(
             match other(&invocation, reader(), console) {
                 Ok(status) => status,
                 Err(Failure::Console(error)) => return Err(error),
+                Err(Failure::Silent(status)) => status,
                 Err(Failure::Said(status, text)) => {
                     writeln!(console.error, "{name}: {text}")?;
                     status

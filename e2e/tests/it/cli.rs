@@ -1,0 +1,160 @@
+//! Sub-commands of the Agent beside a running one, and without.
+
+use e2e::daemon::{self, Ended, Program};
+use e2e::sample;
+use e2e::upstream::Upstream;
+use e2e::world::{Agent, PASSWORD, World};
+use serde_json::{Value, json};
+
+/// Runs a sub-command with these settings.
+fn run(environment: &[(String, String)], arguments: &[&str]) -> Ended {
+    let environment: Vec<_> = environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    daemon::run(Program::Agent, arguments, &environment)
+}
+
+/// What it printed, if all went well.
+fn good(environment: &[(String, String)], arguments: &[&str]) -> String {
+    let ended = run(environment, arguments);
+    assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {ended:?}");
+    ended.out
+}
+
+/// What it complained of, with this exit status.
+fn bad(environment: &[(String, String)], arguments: &[&str], status: i32) -> String {
+    let ended = run(environment, arguments);
+    assert_eq!(ended.status.code(), Some(status), "{arguments:?}: {ended:?}");
+    assert!(ended.err.starts_with("octoporty-agent: "), "{arguments:?}: {ended:?}");
+    assert!(!ended.err.contains("panicked"), "{ended:?}");
+    ended.err
+}
+
+fn domains(agent: &Agent) -> Vec<String> {
+    let rows = agent.call("GET", "/api/v1/mappings", None).json();
+    let rows = rows.as_array().expect("a list");
+    rows.iter().map(|row| row["externalDomain"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[test]
+fn mappings_are_managed_beside_a_running_agent() {
+    let world = World::start();
+    let agent = world.agent();
+    let env = agent.environment();
+    let upstream = Upstream::start();
+    sample::install(&upstream);
+
+    assert!(good(&env, &["mappings", "list"]).starts_with("there are no mappings"));
+    let target = format!("http://127.0.0.1:{}", upstream.port());
+    let said = good(&env, &["mappings", "add", "App.example.com", &target, "--description", "an app"]);
+    assert!(said.starts_with(&format!("added app.example.com -> {target}, ")), "{said}");
+    assert!(said.contains("(the running Agent at http://127.0.0.1:"), "{said}");
+    // It is served, not only stored.
+    assert_eq!(world.get("app.example.com", "/hello").text(), "hello\n");
+
+    let table = good(&env, &["mappings", "list"]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 2, "{table}");
+    assert!(
+        lines[0].starts_with("DOMAIN") && lines[1].starts_with("app.example.com  http://127.0.0.1:"),
+        "{table}"
+    );
+    assert!(lines[1].ends_with("an app") && !table.contains('\x1b'), "{table}");
+    let listed: Value = serde_json::from_str(&good(&env, &["mappings", "list", "--json"])).expect("JSON");
+    assert_eq!(listed[0]["externalDomain"], "app.example.com");
+
+    let id = listed[0]["id"].as_str().expect("an id");
+    good(&env, &["mappings", "set", id, "--host-header", "target", "--disable"]);
+    assert_eq!(world.get("app.example.com", "/hello").status(), 404);
+    let said = good(
+        &env,
+        &["mappings", "set", "app.example.com", "--enable", "--domain", "b.example.com", "--json"],
+    );
+    let saved: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((&saved["externalDomain"], &saved["hostHeader"]), (&json!("b.example.com"), &json!("target")));
+    assert_eq!(world.get("b.example.com", "/hello").status(), 200);
+
+    let said = good(&env, &["mappings", "rm", "b.example.com"]);
+    assert!(said.starts_with("deleted b.example.com ("), "{said}");
+    assert_eq!(domains(agent), [""; 0]);
+}
+
+#[test]
+fn without_a_running_agent_the_database_is_changed_and_that_is_said() {
+    let mut world = World::start();
+    let env = world.agent().environment();
+    world.agents[0].daemon.kill();
+    let said = good(&env, &["mappings", "add", "app.example.com", "http://nas:80"]);
+    assert!(said.contains("no Agent is running"), "{said}");
+    // The same rules as through the API.
+    let refused = bad(&env, &["mappings", "add", "APP.example.com", "http://nas:80"], 1);
+    assert!(refused.contains("already has a mapping"), "{refused}");
+    let refused = bad(&env, &["mappings", "add", "b.example.com", "http://169.254.169.254:80"], 1);
+    assert!(refused.contains("internalHost: ") && refused.contains("link-local"), "{refused}");
+    world.agents[0].start_again();
+    assert_eq!(domains(world.agent()), ["app.example.com"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_command_is_said_with_its_exit_status() {
+    let world = World::start();
+    let env = world.agent().environment();
+    for (arguments, status, said) in [
+        (&["mappings"][..], 2, "needs one of list, add, set, rm, import or export"),
+        (&["mappings", "lst"], 2, "did you mean mappings list?"),
+        (&["mappings", "add", "a.example"], 2, "needs DOMAIN TARGET"),
+        (&["mappings", "add", "a.example", "nas"], 2, "has no port"),
+        (
+            &["mappings", "add", "a.example", "http://nas:1", "--descripton", "x"],
+            2,
+            "did you mean --description?",
+        ),
+        (&["mappings", "set", "a.example"], 2, "no option says what to change"),
+        (&["mappings", "set", "a.example", "--enable", "--disable"], 2, "contradict"),
+        (&["mappings", "set", "a.example", "--enable"], 1, "there is no mapping \"a.example\""),
+        (&["mappings", "rm", "a.example"], 1, "there is no mapping \"a.example\""),
+        (&["mappings", "add", "a b", "http://nas:1"], 1, "externalDomain: "),
+        (&["mappings", "list", "--agent-url", "http://127.0.0.1:1"], 2, "needs --password-file"),
+    ] {
+        let err = bad(&env, arguments, status);
+        assert!(err.contains(said), "{arguments:?}: {err}");
+    }
+    // Settings of another Agent do not fit the one that runs.
+    let mut other = env.clone();
+    other.iter_mut().filter(|(k, _)| k == "Agent__JwtSecret").for_each(|(_, v)| *v = "x".repeat(40));
+    let err = bad(&other, &["mappings", "list"], 1);
+    assert!(err.contains("another Agent__JwtSecret"), "{err}");
+    // Something else at the port.
+    let upstream = Upstream::start();
+    let mut other = env.clone();
+    other.iter_mut().filter(|(k, _)| k == "Agent__Port").for_each(|(_, v)| *v = upstream.port().to_string());
+    let err = bad(&other, &["mappings", "list"], 1);
+    assert!(err.contains("is no Agent that works"), "{err}");
+    // No settings at all.
+    let err = bad(&[], &["mappings", "list"], 2);
+    assert!(err.contains("settings are wrong"), "{err}");
+}
+
+#[test]
+fn an_agent_elsewhere_is_asked_with_the_password() {
+    let world = World::start();
+    world.agent().map("app.example.com", 8080);
+    let url = format!("http://{}", world.agent().api());
+    let (right, wrong) =
+        (world.folder().write("right", PASSWORD), world.folder().write("wrong", "something else"));
+    let arguments = ["mappings", "list", "--agent-url", &url, "--password-file"];
+    let table = good(&[], &[&arguments[..], &[&right]].concat());
+    assert!(table.contains("app.example.com"), "{table}");
+    let err = bad(&[], &[&arguments[..], &[&wrong]].concat(), 1);
+    assert!(err.contains("cannot log in"), "{err}");
+}
+
+#[test]
+fn the_health_check_needs_nothing_but_the_binary() {
+    let world = World::start();
+    let port = world.agent().api().port().to_string();
+    // No PATH, no shell, no other setting.
+    let ended = daemon::run(Program::Agent, &["healthcheck"], &[("Agent__Port", &port)]);
+    assert_eq!((ended.status.code(), ended.out.as_str(), ended.err.as_str()), (Some(0), "", ""));
+    let port = world.gateway().address().port().to_string();
+    let ended = daemon::run(Program::Gateway, &["healthcheck"], &[("Gateway__Port", &port)]);
+    assert_eq!((ended.status.code(), ended.out.as_str(), ended.err.as_str()), (Some(0), "", ""));
+}
