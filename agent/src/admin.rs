@@ -8,6 +8,7 @@ mod api;
 mod connection;
 mod events;
 mod gateway;
+mod history;
 mod http;
 mod landing;
 mod listener;
@@ -36,6 +37,7 @@ use shared::secret::Secret;
 
 use crate::control::Control;
 use crate::events::Live;
+use crate::history::Recorder;
 use crate::password::{PasswordHash, PasswordHashFault};
 use crate::store::Store;
 use crate::timestamp;
@@ -60,6 +62,7 @@ pub struct App {
     /// Says with which password a session was begun.
     password_tag: String,
     store: Store,
+    history: Arc<Recorder>,
     control: Arc<dyn Control>,
     live: Live,
     lockouts: Mutex<lockout::Lockouts>,
@@ -99,6 +102,7 @@ impl App {
     pub fn new(
         config: AdminConfig,
         store: Store,
+        history: Arc<Recorder>,
         control: Arc<dyn Control>,
         live: Live,
     ) -> Result<App, AdminError> {
@@ -116,6 +120,7 @@ impl App {
             password,
             password_tag,
             store,
+            history,
             control,
             live,
             lockouts: Mutex::default(),

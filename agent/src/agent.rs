@@ -23,6 +23,7 @@ use crate::control::{
     AskFault, CaddyAnswer, Control, LogPage, RouteState, TunnelState, TunnelStatus, UpdateReply,
 };
 use crate::events::Hub;
+use crate::history::{Limits, Recorder, RequestEntry};
 use crate::landing::Pages;
 use crate::news;
 use crate::pool::Pool;
@@ -33,6 +34,9 @@ use crate::tls::{self, UpstreamTls};
 use crate::tunnel::{Event, Tunnel};
 use crate::upstream::{Summary, Upstream};
 use crate::upstreams::{self, Upstreams};
+
+/// Most bytes of domain and target in a line of the log.
+const LINE: usize = 512;
 
 /// Shared by all threads that serve Streams.
 pub(crate) struct Core {
@@ -52,6 +56,7 @@ pub(crate) struct Core {
     pub(crate) request_credit: u32,
     /// Who has the admin page open.
     pub(crate) hub: Arc<Hub>,
+    pub(crate) recorder: Arc<Recorder>,
     admin: OnceLock<SocketAddr>,
 }
 
@@ -69,6 +74,21 @@ impl Core {
 
     /// A request is over.
     pub(crate) fn served(&self, summary: &Summary<'_>) {
+        let line = summary.line;
+        self.recorder.request(&RequestEntry {
+            mapping: summary.mapping.id,
+            called: Some(summary.mapping.called()),
+            method: summary.method,
+            target: &line[summary.mapping.domain.as_str().len()..],
+            status: summary.status,
+            request_bytes: summary.request_bytes,
+            response_bytes: summary.response_bytes,
+            counted: summary.counted,
+            micros: summary.micros,
+            visitor: summary.visitor,
+            user_agent: summary.user_agent,
+            failure: summary.failed.map(|reason| (reason, summary.failure)),
+        });
         if !log::log_enabled!(log::Level::Info) {
             return;
         }
@@ -78,7 +98,7 @@ impl Core {
             summary.request_id,
             summary.visitor,
             summary.method,
-            summary.line,
+            crate::history::clip(line, LINE),
             summary.target,
             summary.status,
             summary.request_bytes,
@@ -134,6 +154,12 @@ pub fn start(config: Config, store: Store, hub: Arc<Hub>) -> Result<Agent, Start
         None
     };
     let poller = Poller::new().map_err(StartFault::System)?;
+    let limits = Limits {
+        days: config.request_log_days,
+        rows: config.request_log_rows,
+        queries: config.log_query_strings,
+    };
+    let recorder = Recorder::start(store.clone(), limits, Arc::clone(&hub)).map_err(StartFault::Store)?;
     let core = Arc::new(Core {
         agent_id: store.agent_id().map_err(StartFault::Store)?,
         budget: Budget::new(config.memory_budget),
@@ -146,6 +172,7 @@ pub fn start(config: Config, store: Store, hub: Arc<Hub>) -> Result<Agent, Start
         tls: UpstreamTls::default(),
         request_credit: if config.memory_budget < 32 * 1024 * 1024 { INITIAL_TIGHT } else { INITIAL },
         hub,
+        recorder,
         admin: OnceLock::new(),
         config,
     });
@@ -168,6 +195,11 @@ pub fn start(config: Config, store: Store, hub: Arc<Hub>) -> Result<Agent, Start
 }
 
 impl Agent {
+    /// What has been asked for so far.
+    pub fn recorder(&self) -> Arc<Recorder> {
+        Arc::clone(&self.tunnels.core.recorder)
+    }
+
     /// What the admin page may ask.
     pub fn control(&self) -> Arc<dyn Control> {
         Arc::clone(&self.tunnels) as Arc<dyn Control>
@@ -207,6 +239,9 @@ impl Agent {
         self.tunnels.core.poller.stop();
         if self.poller.join().is_err() {
             panicked.push("upstreams".into());
+        }
+        if self.tunnels.core.recorder.stop() {
+            panicked.push("history".into());
         }
         panicked
     }

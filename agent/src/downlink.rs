@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_channel::Sender;
 use shared::frame::{Frame, Open};
+use shared::head;
 use shared::hello::{ControlFault, ToAgent, ToGateway};
 use shared::link::{Link, Receiver};
+use shared::mapping::MappingId;
 use shared::reason::Reason;
 use shared::streams::Lookup;
 
@@ -15,11 +17,12 @@ use crate::agent::Core;
 use crate::asks::Asks;
 use crate::context::Context;
 use crate::events;
+use crate::history::RequestEntry;
 use crate::news::{self, News};
 use crate::session::Session;
-use crate::targets::Found;
+use crate::targets::{Found, Target};
 use crate::tunnel::Event;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, user_agent};
 
 /// The receiver of one Link.
 pub(crate) struct Downlink {
@@ -90,17 +93,49 @@ impl Downlink {
         #[cfg(debug_assertions)]
         provoke_panic(open);
         // Also while we drain: the Gateway sent it before it knew.
-        let refusal = match self.core.targets.find(&open.mapping) {
+        let (refusal, target) = match self.core.targets.find(&open.mapping) {
             Found::Target(target) => {
-                match Upstream::open(&self.core, &self.session, link, open, target, &mut self.context) {
+                let opened = Upstream::open(
+                    &self.core,
+                    &self.session,
+                    link,
+                    open,
+                    Arc::clone(&target),
+                    &mut self.context,
+                );
+                match opened {
                     Ok(()) => return,
-                    Err(refusal) => refusal,
+                    Err(refusal) => (refusal, Some(target)),
                 }
             }
-            Found::Disabled => (Reason::MappingDisabled, String::new()),
-            Found::Unknown => (Reason::MappingUnknown, String::new()),
+            Found::Disabled(target) => ((Reason::MappingDisabled, String::new()), Some(target)),
+            Found::Unknown => ((Reason::MappingUnknown, String::new()), None),
         };
+        self.note_refused(open, target.as_deref(), (refusal.0, &refusal.1));
         self.refuse(link, open.stream, refusal.0, &refusal.1);
+    }
+
+    /// Whoever looks for a request that never reached its service finds it in the history, too.
+    fn note_refused(&self, open: &Open<'_>, target: Option<&Target>, failure: (Reason, &str)) {
+        let head = match head::parse_tunnel_request(open.head) {
+            Ok(Some((head, _))) => Some(head),
+            // The failure says so.
+            _ => None,
+        };
+        self.core.recorder.request(&RequestEntry {
+            mapping: MappingId::from_bytes(open.mapping),
+            called: target.map(|target| target.mapping.called()),
+            method: head.as_ref().map_or("", |head| head.method),
+            target: head.as_ref().map_or("", |head| head.target),
+            status: failure.0.status(),
+            request_bytes: 0,
+            response_bytes: 0,
+            counted: (0, 0),
+            micros: 0,
+            visitor: open.visitor,
+            user_agent: &head.as_ref().map(user_agent).unwrap_or_default(),
+            failure: Some(failure),
+        });
     }
 
     fn refuse(&mut self, link: &Arc<Link>, stream: u32, reason: Reason, text: &str) {

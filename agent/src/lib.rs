@@ -19,6 +19,7 @@ mod discover;
 mod downlink;
 pub mod events;
 mod exchange;
+pub mod history;
 mod landing;
 mod migrations;
 mod news;

@@ -52,7 +52,8 @@ fn run(config: Config) -> Result<(), String> {
     };
     let live = Live { hub: Arc::default(), log: log.ring() };
     let running = agent::start(config, store.clone(), Arc::clone(&live.hub)).map_err(|e| e.to_string())?;
-    let app = App::new(admin, store, running.control(), live).map_err(|e| e.to_string())?;
+    let app =
+        App::new(admin, store, running.recorder(), running.control(), live).map_err(|e| e.to_string())?;
     let admin = admin::start(app).map_err(|e| format!("{e}; the port is set by Agent__Port"))?;
     running.set_admin_address(admin.address());
     log::info!("admin page listening on http://{}", admin.address());

@@ -32,6 +32,7 @@ const STEPS: &[Step] = &[
     Step { id: "20260130133642_AddSettings", history: History::Original, sql: ADD_SETTINGS },
     Step { id: "0001_MappingOptions", history: History::Own, sql: MAPPING_OPTIONS },
     Step { id: "0002_Sessions", history: History::Own, sql: SESSIONS },
+    Step { id: "0003_History", history: History::Own, sql: HISTORY },
 ];
 
 const HISTORIES: &str = r#"
@@ -141,6 +142,42 @@ CREATE TABLE "OctoportySessions" (
     "UserAgent" TEXT NULL
 );
 CREATE UNIQUE INDEX "IX_OctoportySessions_TokenHash" ON "OctoportySessions" ("TokenHash");
+"#;
+
+/// What `RequestLogs` and `ConnectionLogs` have no room for. Nothing here refers to a mapping by a foreign key, because
+/// history outlives mappings. `Start` is in seconds since 1970, a multiple of `Seconds`; `Durations` is a histogram.
+const HISTORY: &str = r#"
+CREATE TABLE "OctoportyTraffic" (
+    "Seconds" INTEGER NOT NULL,
+    "Start" INTEGER NOT NULL,
+    "MappingId" TEXT NOT NULL,
+    "Requests" INTEGER NOT NULL,
+    "BytesIn" INTEGER NOT NULL,
+    "BytesOut" INTEGER NOT NULL,
+    "Status1xx" INTEGER NOT NULL,
+    "Status2xx" INTEGER NOT NULL,
+    "Status3xx" INTEGER NOT NULL,
+    "Status4xx" INTEGER NOT NULL,
+    "Status5xx" INTEGER NOT NULL,
+    "Failed" INTEGER NOT NULL,
+    "Durations" BLOB NOT NULL,
+    CONSTRAINT "PK_OctoportyTraffic" PRIMARY KEY ("Seconds", "Start", "MappingId")
+) WITHOUT ROWID;
+CREATE TABLE "OctoportyLastRequests" (
+    "MappingId" TEXT NOT NULL CONSTRAINT "PK_OctoportyLastRequests" PRIMARY KEY,
+    "At" TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE "OctoportyConnections" (
+    "ConnectionId" TEXT NOT NULL CONSTRAINT "PK_OctoportyConnections" PRIMARY KEY,
+    "GatewayUrl" TEXT NOT NULL,
+    "SeenAt" TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE "OctoportyDeletedMappings" (
+    "MappingId" TEXT NOT NULL CONSTRAINT "PK_OctoportyDeletedMappings" PRIMARY KEY,
+    "Name" TEXT NOT NULL,
+    "ExternalDomain" TEXT NOT NULL,
+    "DeletedAt" TEXT NOT NULL
+) WITHOUT ROWID;
 "#;
 
 /// Why a file was not brought up to date.
@@ -288,9 +325,13 @@ mod tests {
                 "index IX_RequestLogs_PortMappingId",
                 "index IX_RequestLogs_Timestamp",
                 "table ConnectionLogs",
+                "table OctoportyConnections",
+                "table OctoportyDeletedMappings",
+                "table OctoportyLastRequests",
                 "table OctoportyMappingOptions",
                 "table OctoportyMigrations",
                 "table OctoportySessions",
+                "table OctoportyTraffic",
                 "table PortMappings",
                 "table RequestLogs",
                 "table Settings",

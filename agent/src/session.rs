@@ -1,6 +1,6 @@
 //! One greeted life of the tunnel to one Gateway: its Links and Streams.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use shared::alive::{Alive, Verdict};
@@ -22,6 +22,8 @@ pub(crate) struct Session {
     max_streams: AtomicUsize,
     request_credit: u32,
     draining: AtomicBool,
+    /// What Links that are gone have received and sent.
+    before: (AtomicU64, AtomicU64),
 }
 
 impl Session {
@@ -33,6 +35,7 @@ impl Session {
             max_streams: AtomicUsize::new(MOST_BEFORE_WELCOME),
             request_credit,
             draining: AtomicBool::new(false),
+            before: Default::default(),
         }
     }
 
@@ -74,6 +77,11 @@ impl Session {
     pub(crate) fn lose(&self, link: &Arc<Link>) -> usize {
         let left = {
             let mut links = lock(&self.links);
+            if links.iter().any(|(known, _)| Arc::ptr_eq(known, link)) {
+                let (received, sent) = link.traffic();
+                self.before.0.fetch_add(received, Relaxed);
+                self.before.1.fetch_add(sent, Relaxed);
+            }
             links.retain(|(known, _)| !Arc::ptr_eq(known, link));
             links.len()
         };
@@ -88,6 +96,16 @@ impl Session {
     /// All Links, in the order in which they joined.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
         lock(&self.links).iter().map(|(link, _)| Arc::clone(link)).collect()
+    }
+
+    /// Bytes that all its Links have sent and received.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
+        let links = lock(&self.links);
+        let before = (self.before.1.load(Relaxed), self.before.0.load(Relaxed));
+        links
+            .iter()
+            .map(|(link, _)| link.traffic())
+            .fold(before, |(all_out, all_in), (more_in, more_out)| (all_out + more_out, all_in + more_in))
     }
 
     /// Beats, and the end of Links that are dead.

@@ -6,6 +6,7 @@
 //! disk. Readers have connections of their own and see the last committed state without waiting (WAL).
 
 mod error;
+mod history;
 mod mappings;
 mod sessions;
 mod settings;
@@ -31,6 +32,9 @@ use crate::migrations::{self, MigrationError, Work};
 use crate::timestamp;
 
 pub use error::StoreError;
+pub(crate) use history::{KeptConnection, KeptRequest, Named, Place, RequestFilter, StatusTest};
+#[cfg(test)]
+pub(crate) use mappings::testing::mapping as mapping_for_tests;
 pub use mappings::{MAX_MAPPINGS, SaveError, Stored, Unreadable};
 pub use sessions::KeptSession;
 pub(crate) use sessions::Session;
@@ -44,6 +48,10 @@ const JOBS: usize = 64;
 const IDLE_READERS: usize = 4;
 /// Files up to this size are checked through and through at each start; it takes some milliseconds.
 const CHECKED: u64 = 4 * 1024 * 1024;
+/// Pages in the log before it is folded into the file: 32 MiB.
+const CHECKPOINT: u32 = 8192;
+/// Statements that the writer keeps prepared.
+const STATEMENTS: usize = 32;
 
 /// The database, open. Clones share it; the last one dropped ends the writer thread.
 #[derive(Clone)]
@@ -94,6 +102,13 @@ impl Store {
         writer.pragma_update(None, "synchronous", "normal").map_err(fault)?;
         migrations::run(&mut writer, &timestamp::database_form(timestamp::now()))
             .map_err(|e| migration_error(path, e))?;
+        // History outlives the mapping that it is of, although the tables of the earlier program would have it deleted
+        // with it. So we keep the references in order ourselves.
+        writer.pragma_update(None, "foreign_keys", false).map_err(fault)?;
+        // A checkpoint costs three waits for the disk and wears SD cards; this one comes about once a minute when as
+        // many requests as possible are logged.
+        writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT).map_err(fault)?;
+        writer.set_prepared_statement_cache_capacity(STATEMENTS);
         settings::make_agent_id(&writer).map_err(fault)?;
         mappings::warn_of_unreadable(&writer).map_err(fault)?;
 

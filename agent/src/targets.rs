@@ -23,7 +23,7 @@ pub(crate) struct Target {
 /// What an id stands for.
 pub(crate) enum Found {
     Target(Arc<Target>),
-    Disabled,
+    Disabled(Arc<Target>),
     Unknown,
 }
 
@@ -79,7 +79,7 @@ impl Targets {
     pub(crate) fn find(&self, id: &[u8; 16]) -> Found {
         match self.table.read().unwrap_or_else(PoisonError::into_inner).by_id.get(id) {
             Some(target) if target.mapping.enabled => Found::Target(Arc::clone(target)),
-            Some(_) => Found::Disabled,
+            Some(target) => Found::Disabled(Arc::clone(target)),
             None => Found::Unknown,
         }
     }

@@ -13,6 +13,7 @@ const TICK: u32 = 100;
 const DATABASE: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
 const API: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
+const FILE: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]-[hour][minute][second]");
 const HTTP: &[BorrowedFormatItem<'_>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
@@ -42,6 +43,11 @@ pub(crate) fn http_form(at: OffsetDateTime) -> String {
     at.to_offset(UtcOffset::UTC).format(HTTP).unwrap_or_default()
 }
 
+/// `20260120-195847`, for the name of a file.
+pub(crate) fn file_form(at: OffsetDateTime) -> String {
+    at.to_offset(UtcOffset::UTC).format(FILE).unwrap_or_default()
+}
+
 /// Reads the database's form: 0 to 7 digits of a second, no zone, meant as UTC.
 pub(crate) fn from_database(text: &str) -> Option<OffsetDateTime> {
     let (seconds, fraction) = match text.split_once('.') {
@@ -54,6 +60,40 @@ pub(crate) fn from_database(text: &str) -> Option<OffsetDateTime> {
     let ticks = format!("{fraction:0<7}").parse::<u32>().ok()?;
     let at = PrimitiveDateTime::parse(seconds, DATABASE).ok()?;
     at.replace_nanosecond(ticks * TICK).ok().map(PrimitiveDateTime::assume_utc)
+}
+
+/// Reads what people and programs send: `2026-01-20T19:58:47.68Z`, with an offset in place of the `Z` or with neither,
+/// which means UTC as it did with the earlier program; a space may stand for the `T`; a date alone is its midnight.
+/// Digits of a second beyond the seventh are dropped.
+pub(crate) fn from_api(text: &str) -> Option<OffsetDateTime> {
+    let text = text.trim();
+    if text.len() == 10 {
+        return from_database(&format!("{text} 00:00:00"));
+    }
+    let (date, rest) = (text.get(..10)?, text.get(11..)?);
+    if !matches!(text.as_bytes()[10], b'T' | b't' | b' ') {
+        return None;
+    }
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != ':' && c != '.').unwrap_or(rest.len());
+    let (time, zone) = rest.split_at(end);
+    let time = match time.split_once('.') {
+        Some((seconds, digits)) if digits.len() > 7 && digits.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("{seconds}.{}", &digits[..7])
+        }
+        _ => time.to_owned(),
+    };
+    let at = from_database(&format!("{date} {time}"))?;
+    let offset = match zone.as_bytes() {
+        [] | [b'Z' | b'z'] => UtcOffset::UTC,
+        [sign @ (b'+' | b'-'), ..] => {
+            let (hours, minutes) = zone[1..].split_once(':')?;
+            let (hours, minutes) = (hours.parse::<i8>().ok()?, minutes.parse::<i8>().ok()?);
+            let sign = if *sign == b'-' { -1 } else { 1 };
+            UtcOffset::from_hms(sign * hours, sign * minutes, 0).ok()?
+        }
+        _ => return None,
+    };
+    at.checked_sub(time::Duration::seconds(offset.whole_seconds().into()))
 }
 
 /// The formats have only parts that every date has, so formatting cannot fail; years beyond 9999 cannot be
@@ -102,6 +142,37 @@ mod tests {
             "2026-01-20 19:37:06.-1",
         ] {
             assert_eq!(from_database(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_others_send_is_understood_or_refused() {
+        for (text, expected) in [
+            ("2026-01-20T19:58:47.6824427Z", "2026-01-20 19:58:47.6824427"),
+            ("2026-01-20T19:58:47", "2026-01-20 19:58:47"),
+            ("2026-01-20 19:58:47.5", "2026-01-20 19:58:47.5"),
+            ("2026-01-20T19:58:47.123456789Z", "2026-01-20 19:58:47.1234567"),
+            ("2026-01-20T19:58:47+01:30", "2026-01-20 18:28:47"),
+            ("2026-01-20t00:30:00-02:00", "2026-01-20 02:30:00"),
+            (" 2026-01-20 ", "2026-01-20 00:00:00"),
+        ] {
+            assert_eq!(from_api(text).map(database_form).as_deref(), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "2026-01-2",
+            "2026-01-20T",
+            "2026-01-20x19:58:47",
+            "2026-01-20T19:58:47+0100",
+            "2026-01-20T19:58:47+01:xx",
+            "2026-01-20T19:58:47ZZ",
+            "2026-01-20T25:58:47Z",
+            "2026-02-30T00:00:00Z",
+            "2026-01-20T19:58:47.1.2Z",
+            "20260120T195847ä",
+            "2026-01-2äT19:58:47",
+        ] {
+            assert_eq!(from_api(text), None, "{text:?}");
         }
     }
 

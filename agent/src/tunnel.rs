@@ -83,6 +83,18 @@ enum End {
     Stop,
 }
 
+impl End {
+    /// For the history.
+    fn why(&self) -> &str {
+        match self {
+            End::Lost(why) => why,
+            End::Replaced => "another Agent with the same identity took over",
+            End::Reconnect => "the Operator asked for a fresh connection",
+            End::Stop => "the Agent was stopped",
+        }
+    }
+}
+
 /// The tunnel to one Gateway.
 pub(crate) struct Tunnel {
     core: Arc<Core>,
@@ -239,7 +251,11 @@ impl Tunnel {
                 Ok((session, welcome)) => {
                     (attempt, before) = (0, true);
                     let began = Instant::now();
+                    let meter = Arc::clone(&session);
+                    let row =
+                        self.core.recorder.connected(&origin(&self.url), Box::new(move || meter.traffic()));
                     let end = self.serve(&session, &welcome, events, &mut threads);
+                    self.core.recorder.disconnected(row, end.why());
                     self.disconnected(&session);
                     join(threads);
                     match end {

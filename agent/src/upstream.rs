@@ -21,7 +21,7 @@ use shared::credit::{Level, RecvWindow, SendCredit};
 use shared::frame::{Frame, Open};
 use shared::head::{self, Framing, RequestHead};
 use shared::link::Link;
-use shared::mapping::UpstreamHost;
+use shared::mapping::{Mapping, UpstreamHost};
 use shared::monotime;
 use shared::outbox::Outbox;
 use shared::reason::Reason;
@@ -32,6 +32,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::agent::Core;
 use crate::context::Context;
+use crate::history::{Active, clip};
 use crate::session::Session;
 use crate::targets::Target;
 use crate::wire::Wire;
@@ -49,6 +50,14 @@ const IDLE_TIME: u64 = 299_000_000;
 const POOL_TIME: u64 = 30_000_000;
 /// Data of this size goes to the socket at once, without being copied.
 const DIRECT: usize = 4 * 1024;
+
+/// Bytes of a request's target and of its user agent that are remembered.
+const MAX_TARGET: usize = 4096;
+const MAX_USER_AGENT: usize = 512;
+/// Bytes of domain and target in a line of the log.
+const MAX_LINE: usize = 512;
+/// A long request's bytes are told to the history in steps of this size.
+const PROGRESS: u64 = 1024 * 1024;
 
 /// A connection to an upstream.
 pub(crate) struct Upstream {
@@ -100,7 +109,9 @@ struct Exchange {
     request_id: String,
     visitor: String,
     method: String,
+    /// Domain of the Mapping and what was asked for, as long as the history keeps it.
     line: String,
+    user_agent: String,
     /// The request head, kept while the request may have to be sent again.
     again: Option<Vec<u8>>,
     upgrade: bool,
@@ -126,6 +137,11 @@ struct Exchange {
     response_bytes: u64,
     half_closed: bool,
     failed: Option<Reason>,
+    /// In the words of whoever noticed.
+    failure: String,
+    /// Bytes of request and response that the history knows of.
+    counted: (u64, u64),
+    _active: Active,
 }
 
 impl Upstream {
@@ -196,7 +212,8 @@ impl Upstream {
             request_id: open.request_id.to_owned(),
             visitor: open.visitor.to_owned(),
             method: head.method.to_owned(),
-            line: format!("{}{}", target.mapping.domain, head.target.chars().take(512).collect::<String>()),
+            line: [target.mapping.domain.as_str(), clip(head.target, MAX_TARGET)].concat(),
+            user_agent: user_agent(&head),
             again: (idempotent && framing == Framing::None).then(|| bytes.clone()),
             upgrade: open.upgrade,
             started: monotime::micros(),
@@ -218,19 +235,24 @@ impl Upstream {
             response_bytes: 0,
             half_closed: false,
             failed: None,
+            failure: String::new(),
+            counted: (0, 0),
+            _active: core.recorder.begins(),
         });
         let mut outbox = Outbox::new();
         outbox.push(&bytes);
         link.stream_begins();
         let accepted = match Upstream::from_pool(core, &target, exchange, outbox) {
             Ok(upstream) => {
-                session.accept(open.stream, &upstream).map(|()| context.touch_upstream(&upstream))
+                let accepted = session.accept(open.stream, &upstream).inspect_err(|_| upstream.discard());
+                accepted.map(|()| context.touch_upstream(&upstream))
             }
             Err((exchange, outbox)) => {
                 let upstream = core
                     .upstreams
                     .insert(|token| Upstream::new(Arc::clone(core), token, target, exchange, outbox));
-                session.accept(open.stream, &upstream).map(|()| upstream.resolve(context))
+                let accepted = session.accept(open.stream, &upstream).inspect_err(|_| upstream.discard());
+                accepted.map(|()| upstream.resolve(context))
             }
         };
         if link.is_closed()
@@ -240,6 +262,15 @@ impl Upstream {
             upstream.abandon(open.stream, Reason::LinkLost);
         }
         accepted
+    }
+
+    /// Its Stream was not accepted: whoever refuses it makes the note, and nothing is to be sent.
+    fn discard(self: &Arc<Self>) {
+        let mut inner = lock(&self.inner);
+        if let Some(exchange) = inner.exchange.take() {
+            exchange.link.stream_ends();
+        }
+        self.close(&mut inner);
     }
 
     /// Gives the exchange to an idle connection, if there is a live one.
@@ -625,6 +656,7 @@ impl Upstream {
         let Some(exchange) = &mut inner.exchange else { return bytes.len() };
         let home = exchange.spread.home_place();
         let place = place.unwrap_or(&home);
+        exchange.note_progress(&self.core, &self.target);
         if exchange.raw {
             exchange.send_data(place, bytes, false, context);
             return bytes.len();
@@ -759,6 +791,7 @@ impl Upstream {
             }
         }
         exchange.request_bytes += bytes.len() as u64;
+        exchange.note_progress(&self.core, &self.target);
         exchange.unconsumed += bytes.len();
         if inner.deaf {
             self.wrote(inner, context);
@@ -879,6 +912,7 @@ impl Upstream {
             && exchange.open
         {
             exchange.failed = Some(reason);
+            text.clone_into(&mut exchange.failure);
             let frame = Frame::Reset { stream: exchange.stream, reason, text };
             if exchange.status == 0 {
                 exchange.link.reset(exchange.stream, &frame);
@@ -889,7 +923,8 @@ impl Upstream {
             context.touch_link(&exchange.link);
             exchange.leave();
             if reason != Reason::VisitorGone {
-                log::warn!("{} {}: {reason}: {text}", exchange.request_id, exchange.line);
+                let line = clip(&exchange.line, MAX_LINE);
+                log::warn!("{} {line}: {reason}: {text}", exchange.request_id);
             }
         }
         self.close(inner);
@@ -919,7 +954,7 @@ impl Upstream {
     /// The upstream takes no more of the request. It may have answered before (413 and close): reading tells.
     fn write_failed(&self, inner: &mut Inner, e: &io::Error) {
         if let Some(exchange) = &inner.exchange {
-            log::debug!("{} {}: sending failed: {e}", exchange.request_id, exchange.line);
+            log::debug!("{} {}: sending failed: {e}", exchange.request_id, clip(&exchange.line, MAX_LINE));
         }
         inner.deaf = true;
         inner.outbox.clear();
@@ -1098,36 +1133,64 @@ impl Exchange {
         }
     }
 
+    /// Tells the history of a long request's bytes now and then, so that they count when they flow.
+    fn note_progress(&mut self, core: &Core, target: &Target) {
+        let (sent, received) = self.counted;
+        if self.request_bytes - sent + self.response_bytes - received >= PROGRESS {
+            let more = (self.request_bytes - sent, self.response_bytes - received);
+            self.counted = (self.request_bytes, self.response_bytes);
+            core.recorder.progress(target.mapping.id, more.0, more.1);
+        }
+    }
+
     fn summary<'e>(&'e self, target: &'e Target) -> Summary<'e> {
+        // A visitor who ends an upgraded connection does what visitors do.
+        let failed = self.failed.filter(|reason| !self.raw || *reason != Reason::VisitorGone);
         Summary {
+            mapping: &target.mapping,
             request_id: &self.request_id,
             visitor: &self.visitor,
+            user_agent: &self.user_agent,
             method: &self.method,
             line: &self.line,
             target: &target.authority,
             status: if self.status == 0 { self.failed.map_or(0, Reason::status) } else { self.status },
-            failed: self.failed,
+            failed,
+            failure: &self.failure,
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
+            counted: self.counted,
             micros: monotime::micros().saturating_sub(self.started),
         }
     }
 }
 
-/// One request, for the log.
+/// One request, for the log and the history.
 pub(crate) struct Summary<'e> {
+    pub(crate) mapping: &'e Mapping,
     pub(crate) request_id: &'e str,
     pub(crate) visitor: &'e str,
+    pub(crate) user_agent: &'e str,
     pub(crate) method: &'e str,
-    /// Domain and target.
+    /// Domain of the Mapping, and target.
     pub(crate) line: &'e str,
     /// Host and port of the upstream.
     pub(crate) target: &'e str,
     pub(crate) status: u16,
     pub(crate) failed: Option<Reason>,
+    /// More about it, or nothing.
+    pub(crate) failure: &'e str,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
+    /// Those of them that the history knows of.
+    pub(crate) counted: (u64, u64),
     pub(crate) micros: u64,
+}
+
+/// What the visitor's program calls itself, as long as the history keeps it.
+pub(crate) fn user_agent(head: &RequestHead<'_>) -> String {
+    let value = head.get("user-agent").unwrap_or_default();
+    String::from_utf8_lossy(&value[..value.len().min(MAX_USER_AGENT)]).into_owned()
 }
 
 /// What the upstream is called: as the Mapping says, else as the visitor did.

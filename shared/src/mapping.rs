@@ -46,6 +46,11 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// What lists call it, and its domain: the Operator's words, or the domain in their place.
+    pub fn called(&self) -> (&str, &str) {
+        (self.description.as_deref().unwrap_or(self.domain.as_str()), self.domain.as_str())
+    }
+
     /// `host:port` as it stands in a URL or a `Host` header: an IPv6 address gets its brackets.
     pub fn authority(&self) -> String {
         match self.host {

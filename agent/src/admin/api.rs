@@ -10,7 +10,7 @@ use super::http::{Request, Response};
 use super::login::{Operator, Shown};
 use super::problem::{self, problem};
 use super::status::status;
-use super::{events, gateway, landing, login, logs, mappings, pages, probe, routes};
+use super::{events, gateway, history, landing, login, logs, mappings, pages, probe, routes};
 use crate::control::TunnelState;
 
 /// What the path says.
@@ -73,6 +73,9 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/settings/landing-page", Access::Operator, landing::get),
     route("PUT", "/api/v1/settings/landing-page", Access::Operator, landing::put).limit(landing::BODY),
     route("DELETE", "/api/v1/settings/landing-page", Access::Operator, landing::reset),
+    route("GET", "/api/v1/requests", Access::Operator, history::requests),
+    route("GET", "/api/v1/connections", Access::Operator, history::connections),
+    route("GET", "/api/v1/traffic", Access::Operator, history::traffic),
     route("GET", "/api/v1/agent/logs", Access::Operator, logs::agent_logs),
     route("GET", "/api/v1/events", Access::Operator, events::events),
     route("GET", "/health", Access::Anyone, health),
@@ -258,6 +261,7 @@ mod tests {
     use crate::admin::{AdminConfig, token};
     use crate::control::{Control, RouteState, TunnelStatus};
     use crate::events::Live;
+    use crate::history::{Limits, Recorder};
     use crate::store::scratch::Scratch;
     use crate::timestamp;
 
@@ -315,8 +319,14 @@ mod tests {
             };
             let store = scratch.store();
             *tunnel.store.lock().expect("store") = Some(store.clone());
-            let app = App::new(config, store, Arc::clone(&tunnel) as Arc<dyn Control>, Live::default())
-                .expect("an app");
+            let app = App::new(
+                config,
+                store.clone(),
+                history(&store),
+                Arc::clone(&tunnel) as Arc<dyn Control>,
+                Live::default(),
+            )
+            .expect("an app");
             World { app, tunnel, _scratch: scratch }
         }
 
@@ -340,6 +350,10 @@ mod tests {
             assert_eq!(response.status, 201);
             response.value()
         }
+    }
+
+    fn history(store: &crate::store::Store) -> Arc<Recorder> {
+        Recorder::start(store.clone(), Limits::default(), Arc::default()).expect("a recorder")
     }
 
     fn good_token() -> String {
@@ -785,7 +799,14 @@ mod tests {
         let mut config = world.app.config.clone();
         config.password_hash = Secret::new(HASH.replace("$abcdefgh$", "$ABCDEFGH$"));
         let tunnel = Arc::clone(&world.tunnel) as Arc<dyn Control>;
-        let app = App::new(config, world.app.store.clone(), tunnel, Live::default()).expect("an app");
+        let app = App::new(
+            config,
+            world.app.store.clone(),
+            Arc::clone(&world.app.history),
+            tunnel,
+            Live::default(),
+        )
+        .expect("an app");
         let body = json!({ "refreshToken": token }).to_string();
         let request = Request::new("POST", "/api/v1/auth/refresh").json(&body);
         assert_eq!(handle(&app, &request).status, 401);

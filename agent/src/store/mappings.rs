@@ -126,25 +126,7 @@ impl Store {
             if domain_taken(connection, &mapping)? {
                 return Ok(Err(SaveError::DomainTaken(mapping.domain)));
             }
-            connection.execute(
-                r#"INSERT INTO "PortMappings" ("Id", "ExternalDomain", "InternalHost", "InternalPort",
-                       "InternalUseTls", "AllowSelfSignedCerts", "IsEnabled", "Description", "CreatedAt",
-                       "UpdatedAt")
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"#,
-                params![
-                    mapping.id.database_form(),
-                    mapping.domain.as_str(),
-                    mapping.host.to_string(),
-                    mapping.port,
-                    mapping.tls,
-                    mapping.allow_invalid_certificates,
-                    mapping.enabled,
-                    mapping.description,
-                    timestamp::database_form(mapping.created_at),
-                    timestamp::database_form(mapping.updated_at),
-                ],
-            )?;
-            save_options(connection, &mapping)?;
+            add(connection, &mapping)?;
             Ok(Ok(()))
         })?
     }
@@ -165,35 +147,14 @@ impl Store {
             if domain_taken(connection, &mapping)? {
                 return Ok(Err(SaveError::DomainTaken(mapping.domain)));
             }
-            connection.execute(
-                r#"UPDATE "PortMappings" SET "ExternalDomain" = ?2, "InternalHost" = ?3, "InternalPort" = ?4,
-                       "InternalUseTls" = ?5, "AllowSelfSignedCerts" = ?6, "IsEnabled" = ?7,
-                       "Description" = ?8, "CreatedAt" = ?9, "UpdatedAt" = ?10
-                   WHERE upper("Id") = ?1"#,
-                params![
-                    id.database_form(),
-                    mapping.domain.as_str(),
-                    mapping.host.to_string(),
-                    mapping.port,
-                    mapping.tls,
-                    mapping.allow_invalid_certificates,
-                    mapping.enabled,
-                    mapping.description,
-                    timestamp::database_form(mapping.created_at),
-                    timestamp::database_form(mapping.updated_at),
-                ],
-            )?;
-            save_options(connection, &mapping)?;
+            update(connection, &mapping)?;
             Ok(Ok(Some(Ok(mapping))))
         })?
     }
 
-    /// Removes the row with this id; whether there was one.
+    /// Removes the row with this id; whether there was one. Its history stays, and so its name is remembered.
     pub(crate) fn delete(&self, id: MappingId) -> Result<bool, StoreError> {
-        self.durable(move |connection| {
-            let id = id.database_form();
-            Ok(connection.execute(r#"DELETE FROM "PortMappings" WHERE upper("Id") = ?1"#, [id])? > 0)
-        })
+        self.durable(move |connection| remove(connection, id))
     }
 }
 
@@ -236,6 +197,67 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<Stored>, rusqlite::Erro
         }
     }
     Ok(stored)
+}
+
+/// A new row. Nobody has the id or the domain.
+pub(super) fn add(connection: &Connection, mapping: &Mapping) -> Result<(), rusqlite::Error> {
+    connection.execute(
+        r#"INSERT INTO "PortMappings" ("Id", "ExternalDomain", "InternalHost", "InternalPort",
+                       "InternalUseTls", "AllowSelfSignedCerts", "IsEnabled", "Description", "CreatedAt",
+                       "UpdatedAt")
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"#,
+        params![
+            mapping.id.database_form(),
+            mapping.domain.as_str(),
+            mapping.host.to_string(),
+            mapping.port,
+            mapping.tls,
+            mapping.allow_invalid_certificates,
+            mapping.enabled,
+            mapping.description,
+            timestamp::database_form(mapping.created_at),
+            timestamp::database_form(mapping.updated_at),
+        ],
+    )?;
+    save_options(connection, mapping)
+}
+
+/// The row with this id becomes this mapping. Nobody else has the domain.
+pub(super) fn update(connection: &Connection, mapping: &Mapping) -> Result<(), rusqlite::Error> {
+    connection.execute(
+        r#"UPDATE "PortMappings" SET "ExternalDomain" = ?2, "InternalHost" = ?3, "InternalPort" = ?4,
+                       "InternalUseTls" = ?5, "AllowSelfSignedCerts" = ?6, "IsEnabled" = ?7,
+                       "Description" = ?8, "CreatedAt" = ?9, "UpdatedAt" = ?10
+                   WHERE upper("Id") = ?1"#,
+        params![
+            mapping.id.database_form(),
+            mapping.domain.as_str(),
+            mapping.host.to_string(),
+            mapping.port,
+            mapping.tls,
+            mapping.allow_invalid_certificates,
+            mapping.enabled,
+            mapping.description,
+            timestamp::database_form(mapping.created_at),
+            timestamp::database_form(mapping.updated_at),
+        ],
+    )?;
+    save_options(connection, mapping)
+}
+
+/// Deletes what only the mapping itself needs.
+pub(super) fn remove(connection: &Connection, id: MappingId) -> Result<bool, rusqlite::Error> {
+    let id = id.database_form();
+    let now = timestamp::database_form(timestamp::now());
+    connection.execute(
+        r#"INSERT OR REPLACE INTO "OctoportyDeletedMappings" ("MappingId", "Name", "ExternalDomain", "DeletedAt")
+           SELECT upper("Id"), coalesce("Description", "ExternalDomain"), "ExternalDomain", ?2
+           FROM "PortMappings" WHERE upper("Id") = ?1"#,
+        [&id, &now],
+    )?;
+    connection.execute(r#"DELETE FROM "OctoportyMappingOptions" WHERE upper("MappingId") = ?1"#, [&id])?;
+    connection.execute(r#"DELETE FROM "OctoportyLastRequests" WHERE "MappingId" = ?1"#, [&id])?;
+    Ok(connection.execute(r#"DELETE FROM "PortMappings" WHERE upper("Id") = ?1"#, [&id])? > 0)
 }
 
 fn one(connection: &Connection, id: MappingId) -> Result<Option<Stored>, rusqlite::Error> {
@@ -321,7 +343,7 @@ fn domain_taken(connection: &Connection, mapping: &Mapping) -> Result<bool, rusq
     )
 }
 
-/// Under the id as the mapping's own row spells it, or the foreign key would not find it.
+/// Under the id as the mapping's own row spells it, so that the earlier program deletes it with the mapping.
 fn save_options(connection: &Connection, mapping: &Mapping) -> Result<(), rusqlite::Error> {
     connection.execute(
         r#"INSERT INTO "OctoportyMappingOptions" ("MappingId", "HostHeader")

@@ -22,6 +22,12 @@ impl Scratch {
         &self.0
     }
 
+    /// Does to the database what others might.
+    pub(crate) fn sql(&self, sql: &str) {
+        let connection = rusqlite::Connection::open(self.0.join("octoporty.db")).expect("the file");
+        connection.execute_batch(sql).expect(sql);
+    }
+
     pub(crate) fn store(&self) -> Store {
         Store::open(&self.0.join("octoporty.db")).expect("a store")
     }

@@ -11,7 +11,7 @@ use agent::events::Live;
 use agent::store::Store;
 use shared::secret::Secret;
 
-use crate::world::{FakeTunnel, HASH, World, one_answer, status};
+use crate::world::{FakeTunnel, HASH, World, history, one_answer, status};
 
 #[test]
 fn the_operator_logs_in_and_keeps_mappings() {
@@ -217,7 +217,8 @@ fn an_address_in_use_is_said() {
         version: "1.0.0".into(),
     };
     let app =
-        App::new(config, store.clone(), Arc::new(FakeTunnel { store }), Live::default()).expect("an app");
+        App::new(config, store.clone(), history(&store), Arc::new(FakeTunnel { store }), Live::default())
+            .expect("an app");
     let Err(fault) = admin::start(app) else { panic!("two listeners on one port") };
     assert!(fault.to_string().contains(&format!("cannot listen on {}", world.address)), "{fault}");
     world.stop();

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use agent::admin::{self, Admin, AdminConfig, App};
 use agent::control::{Control, RouteState, TunnelState, TunnelStatus};
 use agent::events::Live;
+use agent::history::{Limits, Recorder};
 use agent::store::Store;
 use shared::mapping::MappingId;
 use shared::secret::Secret;
@@ -23,6 +24,10 @@ pub(crate) const HASH: &str =
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// An upper bound for what should take no time at all.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+pub(crate) fn history(store: &Store) -> Arc<Recorder> {
+    Recorder::start(store.clone(), Limits::default(), Arc::default()).expect("a recorder")
+}
 
 /// A tunnel that is connected and has every mapping at once.
 pub(crate) struct FakeTunnel {
@@ -65,7 +70,8 @@ impl World {
         };
         let live = Live::default();
         let app =
-            App::new(config, store.clone(), Arc::new(FakeTunnel { store }), live.clone()).expect("an app");
+            App::new(config, store.clone(), history(&store), Arc::new(FakeTunnel { store }), live.clone())
+                .expect("an app");
         let admin = admin::start(app).expect("a listener");
         let address = admin.address();
         World { admin: Some(admin), address, live, directory }
