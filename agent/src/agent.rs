@@ -154,11 +154,9 @@ pub fn start(config: Config, store: Store, hub: Arc<Hub>) -> Result<Agent, Start
         None
     };
     let poller = Poller::new().map_err(StartFault::System)?;
-    let limits = Limits {
-        days: config.request_log_days,
-        rows: config.request_log_rows,
-        queries: config.log_query_strings,
-    };
+    // By an Agent that was killed; only one runs on a database.
+    store.close_connections().map_err(StartFault::Store)?;
+    let limits = Limits::of(&config);
     let recorder = Recorder::start(store.clone(), limits, Arc::clone(&hub)).map_err(StartFault::Store)?;
     let core = Arc::new(Core {
         agent_id: store.agent_id().map_err(StartFault::Store)?,

@@ -21,6 +21,7 @@ use shared::reason::Reason;
 use shared::threads::{self, lock};
 use time::OffsetDateTime;
 
+use crate::config::Config;
 use crate::events::{Event, Hub};
 use crate::random;
 use crate::store::{Store, StoreError};
@@ -63,6 +64,17 @@ pub struct Limits {
     pub rows: u64,
     /// Whether query strings are.
     pub queries: bool,
+}
+
+impl Limits {
+    /// Those of the settings.
+    pub(crate) fn of(config: &Config) -> Limits {
+        Limits {
+            days: config.request_log_days,
+            rows: config.request_log_rows,
+            queries: config.log_query_strings,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -376,10 +388,9 @@ impl Drop for Active {
 }
 
 impl Recorder {
-    /// Starts the thread that has things written. What an Agent that was killed left open is closed first.
+    /// Starts the thread that has things written.
     /// `hub` hears of requests while somebody listens.
     pub fn start(store: Store, limits: Limits, hub: Arc<Hub>) -> Result<Arc<Recorder>, StoreError> {
-        store.close_connections()?;
         let last = store.last_requests()?;
         let pages = Pages {
             pending: Pending::default(),

@@ -875,6 +875,7 @@ mod tests {
 
         // As if it had been killed: nobody said that the second is over.
         assert!(!world.history.stop());
+        world.store.close_connections().expect("closed");
         let again =
             Recorder::start(world.store.clone(), Limits::default(), Arc::default()).expect("a recorder");
         let broken = list(&again, "")["items"][0].clone();

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::control::{Control, RouteState, TunnelStatus};
 use crate::events::Live;
 use crate::exchange::{self, Answer, Channel, Fault, Question, Step, Trouble};
+use crate::history::{Limits, Recorder};
 use crate::store::Store;
 use crate::tls;
 
@@ -92,7 +93,10 @@ impl Api {
             version: crate::VERSION.into(),
         };
         let gateway = config.gateway_urls.first().map(ToString::to_string).unwrap_or_default();
-        let app = App::new(admin, store, Arc::new(NoTunnel { gateway }), Live::default());
+        let live = Live::default();
+        let history = Recorder::start(store.clone(), Limits::of(config), Arc::clone(&live.hub));
+        let history = history.map_err(Failure::failed)?;
+        let app = App::new(admin, store, history, Arc::new(NoTunnel { gateway }), live);
         Ok(Api::Offline { app: Box::new(app.map_err(Failure::failed)?), path: config.database.clone() })
     }
 
