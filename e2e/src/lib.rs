@@ -12,8 +12,10 @@
 //! | decide what the upstream does | [`upstream::Upstream`], [`sample`] for ready-made behaviour |
 //! | cut, freeze or delay the network | [`line::Line`] |
 //! | be an Agent or a Gateway by hand | [`peer`] |
+//! | have a real Caddy in front | [`caddy::Caddy`] |
 
 pub mod bytes;
+pub mod caddy;
 pub mod certificates;
 pub mod daemon;
 pub mod journal;

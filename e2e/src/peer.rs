@@ -46,6 +46,10 @@ pub mod kind {
 
 /// Flags of Frames.
 pub mod flag {
+    /// `Control`: the message goes on.
+    pub const MORE: u8 = 1;
+    /// `Control`: of the lowest priority.
+    pub const LATER: u8 = 2;
     /// `Open`, `Head`: a body follows.
     pub const BODY: u8 = 1;
     /// `Open`: the visitor wants another protocol.
@@ -95,6 +99,9 @@ pub struct Peer {
     socket: WebSocket,
     answers_beats: bool,
     patience: Duration,
+    /// What came of unfinished control messages: of ordinary ones, and of the lowest priority, between the parts of
+    /// which others may come.
+    parts: [Vec<u8>; 2],
 }
 
 /// What played peers say about how long they have run, seconds.
@@ -220,7 +227,7 @@ impl Peer {
     }
 
     fn over(socket: WebSocket) -> Peer {
-        Peer { socket, answers_beats: true, patience: PATIENCE }
+        Peer { socket, answers_beats: true, patience: PATIENCE, parts: Default::default() }
     }
 
     /// Sends the mapping table and waits until it is in force.
@@ -314,11 +321,23 @@ impl Peer {
     /// The next control message of this type; others, and other Frames, are thrown away.
     pub fn expect_control(&mut self, what: &str) -> Value {
         loop {
-            let json = self.expect(kind::CONTROL).json();
+            let json = self.expect_whole_control();
             if json["type"] == what {
                 return json;
             }
             assert_ne!(json["type"], "refused", "{json}");
+        }
+    }
+
+    /// The next control message, put together from its parts.
+    fn expect_whole_control(&mut self) -> Value {
+        loop {
+            let frame = self.expect(kind::CONTROL);
+            let part = &mut self.parts[usize::from(frame.flags & flag::LATER != 0)];
+            part.extend_from_slice(&frame.payload);
+            if frame.flags & flag::MORE == 0 {
+                return Frame { payload: std::mem::take(part), ..frame }.json();
+            }
         }
     }
 

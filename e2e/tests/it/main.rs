@@ -13,6 +13,8 @@
 //! | `api` | the Operator's API and what follows from it |
 //! | `cli` | sub-commands of the Agent, beside a running one and without |
 //! | `config` | settings, exit statuses |
+//! | `caddy` | are Caddy's routes kept as they should be, and never written without need? |
+//! | `caddy_visitors` | does everything arrive through a real Caddy as well? |
 //! | `greeting`, `frames` | the tunnel's protocol, against peers that are played by hand |
 //! | `links` | dead, frozen, cut and slow links |
 //! | `robustness` | bounds, overload, signals, `kill -9` |
@@ -25,6 +27,8 @@
 
 mod api;
 mod bodies;
+mod caddy;
+mod caddy_visitors;
 mod cli;
 mod config;
 mod errors;

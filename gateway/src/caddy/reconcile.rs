@@ -37,6 +37,8 @@ const MAX_ROUNDS: usize = 30;
 const MAX_STALE: usize = 5;
 /// Writes of one pass while a route that Caddy refuses is looked for.
 const MAX_TRIES: usize = 8;
+/// Before something refused is tried a second time.
+const DOUBT: Duration = Duration::from_millis(500);
 /// After this time a refused route is tried again.
 const FORGIVE: Duration = Duration::from_secs(600);
 /// For `Gateway__RemoveRoutesOnTunnelUnavailable`. Microseconds.
@@ -211,7 +213,7 @@ impl Reconciler {
 
     fn routes_pass(&mut self, caddy: &Caddy, rows: Option<&[Row]>, own: &[String]) -> Outcome {
         let keep = if monotime::micros() < ARRIVING { lock(&caddy.known).waiting() } else { HashSet::new() };
-        let (mut stale, mut tries) = (0, 0);
+        let (mut stale, mut tries, mut doubted) = (0, 0, false);
         for _ in 0..MAX_ROUNDS {
             let (http, etag) = match read(caddy, HTTP) {
                 Ok(read) => read,
@@ -314,6 +316,15 @@ impl Reconciler {
                     );
                 }
                 Err(Fault::Refused { status, text }) => {
+                    // Caddy also refuses what is right when it stumbles over itself (such as a certificate that it is
+                    // just writing): nobody is blamed for that.
+                    if !std::mem::replace(&mut doubted, true) {
+                        log::debug!("Caddy refused our routes with {status}, tried again: {text}");
+                        if caddy.stopped_within(DOUBT) {
+                            return Outcome::failed(State::Pending, text);
+                        }
+                        continue;
+                    }
                     tries += 1;
                     let error = format!("Caddy refused our routes with {status}: {text}");
                     self.last_refusal = text;

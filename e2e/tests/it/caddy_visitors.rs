@@ -1,0 +1,1 @@
+//! What visitors get through a real Caddy.
