@@ -298,7 +298,7 @@ const SETTINGS: &[Setting] = &[
 /// The Agent, as settings and command line know it.
 pub static DAEMON: Daemon = Daemon {
     program: "octoporty-agent",
-    version: env!("CARGO_PKG_VERSION"),
+    version: crate::VERSION,
     summary: "the private half of Octoporty: publishes services through a Gateway",
     description: "Runs in a private network and connects to a Gateway on a public server. What Visitors ask of the \
                   Gateway under a mapped host name, the Agent asks of the service inside. Mappings are kept in a \

@@ -41,4 +41,7 @@ mod wire;
 pub use agent::{Agent, StartFault, start};
 
 /// Version of the program.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str = match option_env!("OCTOPORTY_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};

@@ -305,7 +305,7 @@ const SETTINGS: &[Setting] = &[
 /// The Gateway, as settings and command line know it.
 pub static DAEMON: Daemon = Daemon {
     program: "octoporty-gateway",
-    version: env!("CARGO_PKG_VERSION"),
+    version: crate::VERSION,
     summary: "the public half of Octoporty: takes Visitors in and hands them to Agents",
     description: "Runs on a public server behind Caddy. Agents in private networks connect to it and publish services \
                   under host names; Visitors who ask for such a name reach the service through the Agent's tunnel.\n\n\

@@ -27,4 +27,7 @@ pub use gateway::{Gateway, start, start_on};
 pub use tunnels::Counts;
 
 /// Version of the program.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str = match option_env!("OCTOPORTY_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
