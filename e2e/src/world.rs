@@ -209,6 +209,11 @@ impl Agent {
         settings.0
     }
 
+    /// The Operator's token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Calls the API as the Operator.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
         let authorization = format!("Bearer {}", self.token);

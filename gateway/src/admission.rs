@@ -55,23 +55,7 @@ impl Admission {
                 "this is the tunnel endpoint: it takes WebSocket connections of Agents only",
             ));
         };
-        let now = monotime::micros();
-        if self.is_blocked(visitor, now) {
-            return Err(Answer::plain_fault(429, "too many wrong keys from this address; wait a minute"));
-        }
-        match head.get("x-api-key") {
-            None => {
-                self.note_failure(visitor, now);
-                return Err(Answer::plain_fault(401, "the X-Api-Key header is missing"));
-            }
-            Some(key) if !key_matches(&config.api_key, key) => {
-                self.note_failure(visitor, now);
-                let text =
-                    "the key is wrong: Agent__ApiKey must be the same as the Gateway's Gateway__ApiKey";
-                return Err(Answer::plain_fault(401, text));
-            }
-            Some(_) => {}
-        }
+        self.key(config, head, visitor)?;
         if let Some(origin) = head.get("origin")
             && !std::str::from_utf8(origin).is_ok_and(|origin| config.allowed_origins.allows(origin))
         {
@@ -97,6 +81,27 @@ impl Admission {
              Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {SUB_PROTOCOL}\r\n\r\n"
         )
         .into_bytes())
+    }
+
+    /// Checks the key that a request brings.
+    pub(crate) fn key(&self, config: &Config, head: &RequestHead<'_>, visitor: IpAddr) -> Result<(), Answer> {
+        let now = monotime::micros();
+        if self.is_blocked(visitor, now) {
+            return Err(Answer::plain_fault(429, "too many wrong keys from this address; wait a minute"));
+        }
+        match head.get("x-api-key") {
+            None => {
+                self.note_failure(visitor, now);
+                Err(Answer::plain_fault(401, "the X-Api-Key header is missing"))
+            }
+            Some(key) if !key_matches(&config.api_key, key) => {
+                self.note_failure(visitor, now);
+                let text =
+                    "the key is wrong: Agent__ApiKey must be the same as the Gateway's Gateway__ApiKey";
+                Err(Answer::plain_fault(401, text))
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     fn is_blocked(&self, address: IpAddr, now: u64) -> bool {

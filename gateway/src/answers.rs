@@ -13,11 +13,13 @@ use shared::reason::{Hop, Reason};
 use crate::caddy::{self, ask};
 use crate::config::AllowedOrigins;
 use crate::gateway::Core;
+use crate::own;
 
 /// Seconds named in `Retry-After`.
 const RETRY_AFTER: &str = "5";
 
 /// One answer, not yet on the wire.
+#[derive(Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) message: String,
@@ -97,14 +99,37 @@ impl Answer {
         out
     }
 
-    fn with(mut self, name: &'static str, value: &str) -> Answer {
+    /// Lets pages of the origin that asked read it, if they may (Fetch 3.2, "CORS protocol").
+    pub(crate) fn shared_with(self, core: &Core, origin: Option<&[u8]>) -> Answer {
+        let origin = origin.and_then(|origin| std::str::from_utf8(origin).ok());
+        match (origin, &core.config.allowed_origins) {
+            (Some(_), AllowedOrigins::Any) => self.with("Access-Control-Allow-Origin", "*"),
+            (Some(origin), allowed) if allowed.allows(origin) => {
+                self.with("Access-Control-Allow-Origin", origin).with("Vary", "Origin")
+            }
+            _ => self,
+        }
+    }
+
+    /// A JSON object that only those who asked should see.
+    pub(crate) fn json(status: u16, value: &serde_json::Value) -> Answer {
+        Answer {
+            status,
+            message: String::new(),
+            content_type: "application/json; charset=utf-8",
+            extra: vec![("Cache-Control", "no-store".to_owned())],
+            body: value.to_string().into_bytes(),
+        }
+    }
+
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Answer {
         self.extra.push((name, value.to_owned()));
         self
     }
 }
 
 /// A path of the Gateway's own, on a host that nobody publishes.
-pub(crate) fn own(core: &Core, head: &RequestHead<'_>, peer: IpAddr) -> Answer {
+pub(crate) fn simple(core: &Core, head: &RequestHead<'_>, peer: IpAddr) -> Answer {
     let answer = match (path(head.target), head.method) {
         (caddy::ASK_PATH, "GET" | "HEAD")
             if ask::is_caddys(head, core.config.trusted_proxies.trusts(peer)) =>
@@ -122,34 +147,28 @@ pub(crate) fn own(core: &Core, head: &RequestHead<'_>, peer: IpAddr) -> Answer {
         }
         ("/health", "GET" | "HEAD") => {
             let status = if core.tunnels.counts().agents > 0 { "healthy" } else { "degraded" };
-            Answer {
-                status: 200,
-                message: status.to_owned(),
-                content_type: "application/json; charset=utf-8",
-                extra: vec![("Cache-Control", "no-store".to_owned())],
-                body: serde_json::json!({ "status": status }).to_string().into_bytes(),
-            }
+            Answer::json(200, &serde_json::json!({ "status": status }))
         }
-        ("/health", "OPTIONS") => Answer {
-            status: 204,
-            message: String::new(),
-            content_type: "",
-            extra: vec![("Access-Control-Allow-Methods", "GET, HEAD".to_owned())],
-            body: Vec::new(),
-        },
+        ("/health", "OPTIONS") => preflight("GET, HEAD"),
         ("/health", _) => {
             Answer::plain_fault(405, "only GET and HEAD are served here").with("Allow", "GET, HEAD")
         }
+        (path, "OPTIONS") if own::methods(path).is_some() => {
+            preflight(own::methods(path).unwrap_or_default())
+        }
         _ => return elsewhere(core, head),
     };
-    let origin = head.get("origin").and_then(|origin| std::str::from_utf8(origin).ok());
-    match (origin, &core.config.allowed_origins) {
-        (Some(_), AllowedOrigins::Any) => answer.with("Access-Control-Allow-Origin", "*"),
-        (Some(origin), allowed) if allowed.allows(origin) => {
-            answer.with("Access-Control-Allow-Origin", origin).with("Vary", "Origin")
-        }
-        _ => answer,
-    }
+    answer.shared_with(core, head.get("origin"))
+}
+
+/// What a browser asks before it sends a request from another page.
+fn preflight(methods: &str) -> Answer {
+    let answer =
+        Answer { status: 204, message: String::new(), content_type: "", extra: Vec::new(), body: Vec::new() };
+    answer
+        .with("Access-Control-Allow-Methods", methods)
+        .with("Access-Control-Allow-Headers", "Content-Type, X-Api-Key")
+        .with("Access-Control-Max-Age", "600")
 }
 
 /// The landing page on our own host; elsewhere, nothing.
@@ -259,6 +278,7 @@ fn status_text(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        413 => "Content Too Large",
         414 => "URI Too Long",
         426 => "Upgrade Required",
         429 => "Too Many Requests",

@@ -52,6 +52,8 @@ pub(crate) struct Core {
     /// Requests that wait for an Agent.
     pub(crate) held: AtomicUsize,
     held_tokens: Mutex<Vec<usize>>,
+    /// Where the ingress listens.
+    address: SocketAddr,
     /// Most connections at a time.
     pub(crate) max_connections: usize,
     draining: AtomicBool,
@@ -64,6 +66,11 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
+    }
+
+    /// Where the ingress listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// A label that is unique in this process and very likely elsewhere.
@@ -202,6 +209,7 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
         caddy: Caddy::new(caddy::Settings::new(&config, address)),
         held: AtomicUsize::new(0),
         held_tokens: Mutex::default(),
+        address,
         max_connections: config.max_connections.min(most),
         draining: AtomicBool::new(false),
         ticked: AtomicU64::new(monotime::micros()),

@@ -16,11 +16,13 @@ mod gateway;
 mod ingress;
 mod landing;
 mod logs;
+mod own;
 mod questions;
 mod routes;
 mod tunnels;
 mod update;
 mod uplink;
+mod visit;
 mod visitor;
 
 pub use gateway::{Gateway, start, start_on};

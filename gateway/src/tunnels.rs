@@ -77,6 +77,7 @@ pub(crate) struct Session {
     /// Small number for logs and thread names.
     number: u64,
     pub(crate) agent_name: String,
+    pub(crate) agent_version: String,
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) streams: Streams<Visitor>,
     /// Bytes of request body that may be sent on a new Stream.
@@ -194,8 +195,13 @@ impl Session {
         links.iter().map(|(link, _)| link).min_by_key(|link| load(link)).cloned()
     }
 
+    /// What others may call it: its own id is secret.
+    pub(crate) fn connection_id(&self) -> String {
+        format!("{:08x}", self.number)
+    }
+
     /// Whether it takes new Streams.
-    fn serves(&self) -> bool {
+    pub(crate) fn serves(&self) -> bool {
         self.configured.load(Relaxed) && !self.draining.load(Relaxed) && self.link_count.load(Relaxed) > 0
     }
 
@@ -325,6 +331,7 @@ impl Tunnels {
                     id: new_session_id(),
                     number: self.sessions_made.fetch_add(1, Relaxed) + 1,
                     agent_name: clean(&hello.agent_name),
+                    agent_version: clean(&hello.agent_version),
                     tunnel: Arc::clone(&tunnel),
                     streams: Streams::default(),
                     credit: hello.credit.min(shared::credit::MAX_WINDOW),

@@ -33,7 +33,9 @@ use socket2::SockRef;
 
 use crate::answers::{self, Answer};
 use crate::context::Context;
+use crate::desk::Job;
 use crate::gateway::Core;
+use crate::own::{self, Own, Task};
 use crate::tunnels::{Choice, Session};
 
 /// Most bytes read from a visitor at a time.
@@ -44,6 +46,8 @@ const HEAD_TIME: u64 = 30_000_000;
 const KEEP_ALIVE_TIME: u64 = 120_000_000;
 /// A request on which no byte moves either way is over after this long.
 const IDLE_TIME: u64 = 300_000_000;
+/// An endpoint of our own answers within this time, with room for the queue before it.
+const OWN_TIME: u64 = 120_000_000;
 /// After an answer to an incomplete request the rest is read and dropped for this long, so that the answer is not
 /// lost to a connection reset (RFC 9112 9.6).
 const LINGER_TIME: u64 = 5_000_000;
@@ -102,10 +106,25 @@ enum Phase {
     Head,
     /// The request is in `pending`, the Agent away.
     Held,
+    /// An endpoint of our own is at work.
+    Own(Box<OwnRequest>),
     Exchange(Box<Exchange>),
     /// Everything is answered; what still comes is dropped.
     Linger,
     Closed,
+}
+
+/// A request to an endpoint of our own that takes a while.
+struct OwnRequest {
+    task: Task,
+    origin: Option<Vec<u8>>,
+    /// Who asks for what, for the log.
+    label: String,
+    decoder: Decoder,
+    body: Vec<u8>,
+    /// All of it is here.
+    complete: bool,
+    keep_alive: bool,
 }
 
 struct Exchange {
@@ -114,6 +133,8 @@ struct Exchange {
     stream: u32,
     open: bool,
     request_id: String,
+    /// What the visitor calls the request, with a space and brackets, for the log.
+    label: String,
     visitor: String,
     method: String,
     host: String,
@@ -235,6 +256,7 @@ impl Visitor {
         match &inner.phase {
             Phase::Exchange(exchange) if !exchange.reads() && !exchange.raw => {}
             Phase::Held => {}
+            Phase::Own(request) if request.complete => {}
             _ => return false,
         }
         match self.socket.peek(&mut [0]) {
@@ -255,6 +277,7 @@ impl Visitor {
             let wanted = match &inner.phase {
                 Phase::Head if inner.after != After::Nothing => 0,
                 Phase::Head | Phase::Linger => scratch.len(),
+                Phase::Own(request) if !request.complete => scratch.len(),
                 Phase::Exchange(e) if e.reads() && e.credit.left() > 0 => {
                     place = e.spread.place(self.token, || e.session.links());
                     place.as_ref().map_or(0, |place| place.room.min(e.credit.left()))
@@ -417,10 +440,117 @@ impl Visitor {
                 }
             }
         }
-        let answer = answers::own(core, head, self.peer);
+        if head.method != "OPTIONS" && own::methods(answers::path(head.target)).is_some() {
+            return self.own_task(inner, context, head);
+        }
+        let answer = answers::simple(core, head, self.peer);
         let keep = head.keep_alive && head.framing == Framing::None;
         self.answer(inner, context, &answer, keep, head.method == "HEAD");
         Begun::Used
+    }
+
+    /// A request to an endpoint of our own that may take a while.
+    fn own_task(self: &Arc<Self>, inner: &mut Inner, context: &mut Context, head: &RequestHead<'_>) -> Begun {
+        let core = &self.core;
+        let visitor = forwarded::visitor(&core.config.trusted_proxies, self.peer, head, "-");
+        let (address, origin) = (visitor.address(), head.get("origin"));
+        match own::begin(core, head, address) {
+            Own::Now(answer) => {
+                log::info!("{address} {} {} -> {}", head.method, answers::path(head.target), answer.status);
+                let keep = head.keep_alive && head.framing == Framing::None;
+                let answer = answer.shared_with(core, origin);
+                self.answer(inner, context, &answer, keep, head.method == "HEAD");
+            }
+            Own::Later(task) => {
+                if head.expect_continue {
+                    inner.outbox.push(b"HTTP/1.1 100 Continue\r\n\r\n");
+                    context.touch_visitor(self);
+                }
+                self.deadline.store(monotime::micros() + HEAD_TIME, Relaxed);
+                inner.phase = Phase::Own(Box::new(OwnRequest {
+                    task,
+                    origin: origin.map(<[u8]>::to_vec),
+                    label: format!("{address} {} {}", head.method, answers::path(head.target)),
+                    decoder: Decoder::new(head.framing),
+                    body: Vec::new(),
+                    complete: false,
+                    keep_alive: head.keep_alive,
+                }));
+                if matches!(head.framing, Framing::None | Framing::Length(0)) {
+                    self.own_complete(inner, context);
+                }
+            }
+        }
+        Begun::Used
+    }
+
+    /// Bytes of the body of such a request; returns how many are used.
+    fn own_body(self: &Arc<Self>, inner: &mut Inner, context: &mut Context, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        let refusal = loop {
+            let Phase::Own(request) = &mut inner.phase else { return used };
+            if request.complete {
+                return used;
+            }
+            match request.decoder.decode(&bytes[used..]) {
+                Ok(Step::Data { used: n, data }) => {
+                    used += n;
+                    if request.body.len() + data.len() > own::MAX_BODY {
+                        break Answer::plain_fault(413, "a request to this path has at most 256 KiB");
+                    }
+                    request.body.extend_from_slice(data);
+                }
+                Ok(Step::More { used: n }) => return used + n,
+                Ok(Step::End { used: n, .. }) => {
+                    used += n;
+                    self.own_complete(inner, context);
+                }
+                Err(fault) => {
+                    break Answer::plain_fault(400, &format!("the request body is malformed: {fault}"));
+                }
+            }
+        };
+        inner.phase = Phase::Head;
+        self.answer(inner, context, &refusal, false, false);
+        bytes.len()
+    }
+
+    /// The request is here: somebody who may wait does it.
+    fn own_complete(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
+        let Phase::Own(request) = &mut inner.phase else { return };
+        request.complete = true;
+        self.deadline.store(monotime::micros() + OWN_TIME, Relaxed);
+        let (task, body, visitor) =
+            (request.task.clone(), std::mem::take(&mut request.body), Arc::clone(self));
+        let job: Job = Box::new(move |core| visitor.own_answer(&task.run(core, &body)));
+        if !self.core.desk.slow(job) {
+            let answer = Answer::plain_fault(503, "too many such requests at the moment; try again later");
+            self.own_reply(inner, context, &answer);
+        }
+    }
+
+    /// It is done.
+    fn own_answer(self: &Arc<Self>, answer: &Answer) {
+        let mut context = Context::default();
+        self.own_reply(&mut lock(&self.inner), &mut context, answer);
+        context.settle();
+        // The next request may be here already.
+        self.core.poller.resume(self.token);
+    }
+
+    fn own_reply(self: &Arc<Self>, inner: &mut Inner, context: &mut Context, answer: &Answer) {
+        let request = match std::mem::replace(&mut inner.phase, Phase::Head) {
+            Phase::Own(request) => request,
+            // The visitor has gone, or waited too long.
+            other => {
+                inner.phase = other;
+                return;
+            }
+        };
+        log::info!("{} -> {}", request.label, answer.status);
+        inner.tried = usize::MAX;
+        let answer = answer.clone().shared_with(&self.core, request.origin.as_deref());
+        self.answer(inner, context, &answer, request.keep_alive, false);
     }
 
     /// Turns the connection into a Link.
@@ -510,6 +640,7 @@ impl Visitor {
             half_closed: false,
             failed: None,
             visitor: address,
+            label: head.visitor_label().map_or_else(String::new, |label| format!(" [{label}]")),
             request_id,
             session,
             link: Arc::clone(&link),
@@ -555,8 +686,11 @@ impl Visitor {
         place: Option<&Place>,
         bytes: &[u8],
     ) -> usize {
-        let Phase::Exchange(exchange) = &mut inner.phase else {
-            return if matches!(inner.phase, Phase::Linger | Phase::Closed) { bytes.len() } else { 0 };
+        let exchange = match &mut inner.phase {
+            Phase::Exchange(exchange) => exchange,
+            Phase::Own(_) => return self.own_body(inner, context, bytes),
+            Phase::Linger | Phase::Closed => return bytes.len(),
+            Phase::Head | Phase::Held => return 0,
         };
         if !exchange.reads() {
             return 0;
@@ -1143,7 +1277,13 @@ impl Visitor {
                     self.fail_inner(inner, stream, Reason::IdleTimeout, context);
                 }
             }
-            Phase::Linger => self.close(inner, false),
+            Phase::Own(request) if !request.complete => {
+                let answer = Answer::plain_fault(408, "the request was not complete within 30 seconds");
+                inner.phase = Phase::Head;
+                self.deadline.store(now + LINGER_TIME, Relaxed);
+                self.answer(inner, context, &answer, false, false);
+            }
+            Phase::Linger | Phase::Own(_) => self.close(inner, false),
             Phase::Closed => {}
         }
     }
@@ -1258,8 +1398,9 @@ impl Exchange {
         };
         let failed = self.failed.map_or_else(String::new, |r| format!(" {} at the {}", r.name(), r.hop()));
         log::info!(
-            "{} {} {} {}{} -> {status}{failed}, {} B in, {} B out, {} ms, agent {:?}",
+            "{}{} {} {} {}{} -> {status}{failed}, {} B in, {} B out, {} ms, agent {:?}",
             self.request_id,
+            self.label,
             self.visitor,
             self.method,
             self.host,

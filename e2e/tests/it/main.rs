@@ -15,6 +15,7 @@
 //! | `config` | settings, exit statuses |
 //! | `caddy` | are Caddy's routes kept as they should be, and never written without need? |
 //! | `caddy_visitors` | does everything arrive through a real Caddy as well? |
+//! | `control` | log, landing page, updates, trying the tunnel |
 //! | `greeting`, `frames` | the tunnel's protocol, against peers that are played by hand |
 //! | `links` | dead, frozen, cut and slow links |
 //! | `robustness` | bounds, overload, signals, `kill -9` |
@@ -31,6 +32,7 @@ mod caddy;
 mod caddy_visitors;
 mod cli;
 mod config;
+mod control;
 mod errors;
 mod forwarding;
 mod frames;

@@ -33,7 +33,8 @@ pub(crate) fn domain(target: &str) -> Option<String> {
     percent_decoded(value)
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
+/// A text with its `%XX` and `+` undone; `None`: it is not well encoded.
+pub(crate) fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(b) = rest.next() {
