@@ -123,7 +123,8 @@ pub(crate) fn body_limit(app: &App, request: &Request) -> usize {
     }
 }
 
-/// Adds what every answer carries, also those given before there was a whole request.
+/// Adds what every answer carries, also those given before there was a whole request. What an answer has of it
+/// already, it has with a reason.
 pub(crate) fn guarded(mut response: Response) -> Response {
     for (name, value) in [
         ("X-Content-Type-Options", "nosniff"),
@@ -135,13 +136,13 @@ pub(crate) fn guarded(mut response: Response) -> Response {
         (
             "Content-Security-Policy",
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-             form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+             frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
         ),
+        ("Cache-Control", "no-store"),
     ] {
-        response = response.with(name, value);
-    }
-    if response.headers.iter().all(|(name, _)| *name != "Cache-Control") {
-        response = response.with("Cache-Control", "no-store");
+        if response.header(name).is_none() {
+            response = response.with(name, value);
+        }
     }
     response
 }
@@ -891,7 +892,15 @@ mod tests {
     #[test]
     fn every_answer_is_guarded() {
         let world = World::new();
-        for path in ["/", "/style.css", "/nothing.here", "/api/v1/status", "/api/nothing", "/health"] {
+        for path in [
+            "/",
+            "/css/base.css",
+            "/preview.html",
+            "/nothing.here",
+            "/api/v1/status",
+            "/api/nothing",
+            "/health",
+        ] {
             let answer = world.ask(&Request::new("GET", path));
             for name in
                 ["X-Content-Type-Options", "X-Frame-Options", "Content-Security-Policy", "Cache-Control"]

@@ -52,7 +52,7 @@ fn the_page_and_its_files_are_served() {
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
     assert!(page.contains("\r\nContent-Security-Policy: default-src 'none';"), "{page}");
     assert!(page.contains("<title>Octoporty Agent</title>"), "{page}");
-    let head = world.exchange("HEAD /status.js HTTP/1.1\r\nHost: nas\r\nConnection: close\r\n\r\n");
+    let head = world.exchange("HEAD /js/main.js HTTP/1.1\r\nHost: nas\r\nConnection: close\r\n\r\n");
     assert!(head.contains("Content-Type: text/javascript"), "{head}");
     assert!(head.ends_with("\r\n\r\n"), "{head}");
     world.stop();

@@ -1,0 +1,61 @@
+// Who is logged in, and ending that.
+
+import { ApiError, get, post, remove } from "../api.js";
+import { h, press, put } from "../dom.js";
+import { time } from "../format.js";
+import { ask } from "../parts/dialog.js";
+import { panel, row, table } from "../parts/layout.js";
+import { settings } from "../parts/settings.js";
+import { failed, toast } from "../parts/toast.js";
+import { ended } from "../session.js";
+
+/** "Firefox on Linux" of what a browser says about itself. */
+export function browser(text) {
+  if (!text) return "Unknown program";
+  const found = (list) => list.find(([pattern]) => pattern.test(text))?.[1];
+  const program = found([[/Edg\//, "Edge"], [/OPR\//, "Opera"], [/Firefox\//, "Firefox"], [/Chrome\/|CriOS/, "Chrome"], [/Safari\//, "Safari"], [/curl\//, "curl"]]);
+  const system = found([[/Android/, "Android"], [/iPhone|iPad/, "iOS"], [/Windows/, "Windows"], [/Mac OS X/, "macOS"], [/Linux/, "Linux"]]);
+  if (!program) return text.slice(0, 60);
+  return system ? `${program} on ${system}` : program;
+}
+
+export function page({ signal }) {
+  const rows = h("tbody", {});
+  const all = press("danger", {}, "Log out everywhere");
+  all.addEventListener("click", async () => {
+    const sure = await ask({
+      title: "Log out everywhere?",
+      text: "Every browser and program that is logged in has to log in again, this one too.",
+      confirm: "Log out everywhere",
+      danger: true,
+      run: () => post("/auth/logout-all"),
+    });
+    if (sure) ended();
+  });
+
+  async function load() {
+    try {
+      const list = await get("/auth/sessions", signal);
+      put(rows, list.map((one) => {
+        const end = press("small", { "aria-label": `End the session of ${browser(one.userAgent)} at ${one.address ?? "an unknown address"}` }, "End");
+        end.addEventListener("click", async () => {
+          try {
+            await remove(`/auth/sessions/${one.id}`);
+            toast("success", "Session ended", browser(one.userAgent));
+            if (one.current) return ended();
+          } catch (error) {
+            failed("The session could not be ended", error);
+          }
+          load();
+        });
+        const name = h("td", { title: one.userAgent ?? "" }, browser(one.userAgent), one.current && h("span", { class: "badge badge-good" }, "THIS ONE"));
+        return row(name, one.address ?? "–", time(one.createdAt), time(one.usedAt, "ago"), time(one.expiresAt), end);
+      }));
+    } catch (error) {
+      if (!ApiError.gone(error)) failed("Failed to load the sessions", error);
+    }
+  }
+  load();
+  const list = table("sessions", ["Browser", "Address", "Logged in", "Last renewed", "Ends", "Action"], rows);
+  return settings("/settings/sessions", "Who is logged in to this Agent", all, panel("Sessions", null, list));
+}

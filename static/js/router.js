@@ -1,0 +1,151 @@
+// Which page belongs to which address, and going from one to the next without loading anything anew.
+
+import { ask } from "./parts/dialog.js";
+
+/** Dispatches `page` with the route that is shown from now on. */
+export const router = new EventTarget();
+
+let routes = [];
+let container = null;
+let shown = null; // { route, controller }
+let guard = null;
+let place = history.state?.place ?? 0; // Position in the history, to undo a "back" that was not meant.
+let undoing = false;
+let showing = 0;
+
+/**
+ * @param {Array<{pattern: string, load: () => Promise<object>}>} table  `:name` stands for one part of a path
+ */
+export function setUp(table) {
+  routes = table.map((route) => ({ ...route, parts: route.pattern.split("/") }));
+}
+
+/** The route of a path and the values in it, or null. */
+export function match(path, table = routes) {
+  const parts = (path.length > 1 ? path.replace(/\/$/, "") : path).split("/");
+  for (const route of table) {
+    if (route.parts.length !== parts.length) continue;
+    const params = {};
+    const fits = route.parts.every((part, i) => {
+      if (!part.startsWith(":")) return part === parts[i];
+      if (parts[i] === "") return false;
+      try {
+        params[part.slice(1)] = decodeURIComponent(parts[i]);
+      } catch {
+        return false;
+      }
+      return true;
+    });
+    if (fits) return { route, params };
+  }
+  return null;
+}
+
+/** Where pages are put. */
+export function showIn(element) {
+  container = element;
+}
+
+/** Asks before leaving while `dirty()` says that there is something to lose. */
+export function guardEdits(dirty, signal) {
+  guard = dirty;
+  signal.addEventListener("abort", () => {
+    if (guard === dirty) guard = null;
+  });
+}
+
+/** Whether something would be lost by leaving now. */
+export const unsaved = () => guard?.() === true;
+
+async function mayLeave() {
+  if (!unsaved()) return true;
+  const leave = await ask({
+    title: "Leave without saving?",
+    text: "What you have changed here is not saved yet.",
+    confirm: "Leave",
+    cancel: "Stay",
+    danger: true,
+  });
+  if (leave) guard = null;
+  return leave;
+}
+
+/** Goes to a path of ours. */
+export async function go(path, { replace = false, force = false } = {}) {
+  if (!force && !(await mayLeave())) return;
+  if (force) guard = null;
+  if (replace) history.replaceState({ place }, "", path);
+  else history.pushState({ place: ++place }, "", path);
+  await show();
+}
+
+/** Changes the query of this page's address only; the page has done the rest. */
+export function setQuery(text) {
+  history.replaceState({ place }, "", location.pathname + text);
+}
+
+/** Shows the page of the present address. */
+export async function show() {
+  const found = match(location.pathname);
+  if (found === null) return go("/", { replace: true, force: true });
+  const turn = ++showing;
+  const { route, params } = found;
+  const module = await route.load();
+  if (turn !== showing) return;
+  shown?.controller.abort();
+  const controller = new AbortController();
+  shown = { route, controller };
+  router.dispatchEvent(new CustomEvent("page", { detail: route }));
+  const page = module.page({ params, query: new URLSearchParams(location.search), signal: controller.signal });
+  document.title = `${page.title} - Octoporty Agent`;
+  container.replaceChildren(page.element);
+  scrollTo(0, 0);
+  // So that a screen reader says where it is now, and Tab goes on from there.
+  const heading = container.querySelector("[autofocus], h1");
+  if (heading?.tagName === "H1") heading.tabIndex = -1;
+  heading?.focus({ preventScroll: true });
+}
+
+/** Ends the page that is shown: at logout. */
+export function leave() {
+  guard = null;
+  shown?.controller.abort();
+  shown = null;
+  showing++;
+}
+
+/** The title, for pages that learn it later. */
+export const retitle = (title) => (document.title = `${title} - Octoporty Agent`);
+
+addEventListener("popstate", async (event) => {
+  const target = event.state?.place ?? 0;
+  if (undoing) {
+    undoing = false;
+    return;
+  }
+  const step = target - place;
+  if (unsaved()) {
+    undoing = true;
+    history.go(-step);
+    if (!(await mayLeave())) return;
+    undoing = true;
+    history.go(step);
+    await new Promise((done) => addEventListener("popstate", done, { once: true }));
+  }
+  place = target;
+  if (shown !== null) show();
+});
+
+addEventListener("beforeunload", (event) => {
+  if (unsaved()) event.preventDefault();
+});
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href]");
+  if (!link || event.defaultPrevented || event.button !== 0 || link.target || link.hasAttribute("download")) return;
+  if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey || link.origin !== location.origin) return;
+  if (match(link.pathname) === null) return;
+  if (link.hash && link.pathname === location.pathname) return;
+  event.preventDefault();
+  go(link.pathname + link.search);
+});
