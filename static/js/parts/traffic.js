@@ -44,8 +44,8 @@ export function trafficPanel({ mapping = null, onData = () => {} }, signal) {
       title: "Time to answer",
       format: millis,
       series: [
-        { label: "Half are faster (p50)", look: "s1", of: (b) => b.p50Ms ?? null },
-        { label: "95 % are faster (p95)", look: "s5", of: (b) => b.p95Ms ?? null },
+        { label: "Half are faster (p50)", look: "s1", of: (b) => (b.requests ? b.p50Ms : null) },
+        { label: "95 % are faster (p95)", look: "s5", of: (b) => (b.requests ? b.p95Ms : null) },
       ],
     }),
   ];
