@@ -270,7 +270,7 @@ impl Agent {
         let answer = self.call("POST", "/api/v1/mappings", Some(&mapping(domain, port, more)));
         assert_eq!(answer.status(), 201, "{answer:?}");
         let created = answer.json();
-        assert_eq!(created["routeState"], "served", "{created}");
+        assert_saved(&created);
         created["id"].as_str().expect("an id").to_owned()
     }
 
@@ -278,7 +278,7 @@ impl Agent {
     pub fn change(&self, id: &str, mapping: &Value) -> Value {
         let answer = self.call("PUT", &format!("/api/v1/mappings/{id}"), Some(mapping));
         assert_eq!(answer.status(), 200, "{answer:?}");
-        assert_eq!(answer.json()["routeState"], "served", "{answer:?}");
+        assert_saved(&answer.json());
         answer.json()
     }
 
@@ -287,6 +287,12 @@ impl Agent {
         let answer = self.call("DELETE", &format!("/api/v1/mappings/{id}"), None);
         assert_eq!(answer.status(), 204, "{answer:?}");
     }
+}
+
+/// The Gateway has a mapping that was saved. What Caddy makes of it may be known by then or not.
+fn assert_saved(mapping: &Value) {
+    let state = mapping["routeState"].as_str().expect("a word");
+    assert!(["served", "pending", "off"].contains(&state), "{mapping}");
 }
 
 /// The JSON of a mapping to a port of this machine, with more fields (or others).
