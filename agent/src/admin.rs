@@ -5,6 +5,7 @@
 //! the tunnel is left to [`crate::control`], what is stored and how to [`crate::store`].
 
 mod api;
+mod backup;
 mod connection;
 mod events;
 mod gateway;

@@ -443,6 +443,11 @@ impl Recorder {
         lock(&self.ledger.pages).last.iter().map(|(id, at)| (*id, from_ticks(*at))).collect()
     }
 
+    /// When this mapping was.
+    pub(crate) fn last_request(&self, mapping: MappingId) -> Option<OffsetDateTime> {
+        lock(&self.ledger.pages).last.get(&mapping).copied().map(from_ticks)
+    }
+
     /// Has what is known so far written, so that a reader sees it. He sees the rest if that cannot be done.
     pub(crate) fn settle(&self) {
         if let Err(e) = self.store.record(&self.ledger, true) {

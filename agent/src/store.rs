@@ -5,6 +5,7 @@
 //! meanwhile anyway, and so a writer waits in a channel instead of in SQLite's busy loop, and no mutex is held across a
 //! disk. Readers have connections of their own and see the last committed state without waiting (WAL).
 
+mod backup;
 mod error;
 mod history;
 mod mappings;
@@ -31,6 +32,7 @@ use shared::threads;
 use crate::migrations::{self, MigrationError, Work};
 use crate::timestamp;
 
+pub use backup::{Restored, backup, restore};
 pub use error::StoreError;
 pub(crate) use history::{KeptConnection, KeptRequest, Named, Place, RequestFilter, StatusTest};
 #[cfg(test)]
@@ -109,6 +111,7 @@ impl Store {
         // many requests as possible are logged.
         writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT).map_err(fault)?;
         writer.set_prepared_statement_cache_capacity(STATEMENTS);
+        backup::remove_stale_snapshots(path);
         settings::make_agent_id(&writer).map_err(fault)?;
         mappings::warn_of_unreadable(&writer).map_err(fault)?;
 

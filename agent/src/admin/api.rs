@@ -10,7 +10,7 @@ use super::http::{Request, Response};
 use super::login::{Operator, Shown};
 use super::problem::{self, problem};
 use super::status::status;
-use super::{events, gateway, history, landing, login, logs, mappings, pages, probe, routes};
+use super::{backup, events, gateway, history, landing, login, logs, mappings, pages, probe, routes};
 use crate::control::TunnelState;
 
 /// What the path says.
@@ -73,6 +73,7 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/settings/landing-page", Access::Operator, landing::get),
     route("PUT", "/api/v1/settings/landing-page", Access::Operator, landing::put).limit(landing::BODY),
     route("DELETE", "/api/v1/settings/landing-page", Access::Operator, landing::reset),
+    route("GET", "/api/v1/settings/backup", Access::Operator, backup::backup),
     route("GET", "/api/v1/requests", Access::Operator, history::requests),
     route("GET", "/api/v1/connections", Access::Operator, history::connections),
     route("GET", "/api/v1/traffic", Access::Operator, history::traffic),
@@ -403,7 +404,7 @@ mod tests {
                 "internalHost": "192.168.1.20", "internalPort": 8123, "internalProtocol": "Https",
                 "internalUseTls": true, "allowInvalidCertificates": true, "allowSelfSignedCerts": true,
                 "enabled": true, "isEnabled": true, "hostHeader": "preserve", "createdAt": created_at,
-                "updatedAt": created_at, "routeState": "served", "routeError": null, "certificate": null,
+                "updatedAt": created_at, "lastRequestAt": null, "routeState": "served", "routeError": null, "certificate": null,
             })
         );
 

@@ -154,15 +154,22 @@ fn saved(app: &App, status: u16, mapping: Mapping) -> Response {
     let standings = Standings::now(app.control.as_ref());
     let row = Stored::Mapping(mapping);
     let mut value = shown(&row);
+    add_last_request(app, &row, &mut value);
     if let Stored::Mapping(mapping) = &row {
         standings.add_saved(&mut value, app.control.as_ref(), mapping, &state);
     }
     Response::json(status, &value)
 }
 
+/// When somebody last asked for it, also before the Agent was last started.
+fn add_last_request(app: &App, row: &Stored, value: &mut Value) {
+    value["lastRequestAt"] = app.history.last_request(row.id()).map(timestamp::api_form).into();
+}
+
 /// A row with how it stands at the Gateway.
 fn standing(app: &App, row: &Stored, standings: &Standings) -> Value {
     let mut value = shown(row);
+    add_last_request(app, row, &mut value);
     if let Stored::Mapping(mapping) = row {
         standings.add(&mut value, app.control.as_ref(), mapping);
     }

@@ -27,6 +27,18 @@ pub enum StoreError {
     Newer(PathBuf, String),
     /// The copy to be made before the tables are changed cannot be made.
     Copy(PathBuf, Box<StoreError>),
+    /// There is no such file.
+    Missing(PathBuf),
+    /// There is such a file already.
+    Exists(PathBuf),
+    /// The file to be restored is the database itself.
+    Itself(PathBuf),
+    /// The file is a database, but not of an Agent.
+    NotOurs(PathBuf),
+    /// An Agent runs on the database.
+    InUse(PathBuf),
+    /// A file cannot be made, read or renamed.
+    Io(PathBuf, io::Error),
     /// The writer thread could not be started.
     Thread(io::Error),
     /// The writer thread has ended, which it does only by a fault of ours.
@@ -79,6 +91,25 @@ impl fmt::Display for StoreError {
             StoreError::Copy(path, why) => {
                 write!(f, "cannot make the copy {} before changing the tables: {why}", path.display())
             }
+            StoreError::Missing(path) => write!(f, "{}: does not exist", path.display()),
+            StoreError::Exists(path) => {
+                write!(f, "{}: exists already and is not overwritten; choose another name", path.display())
+            }
+            StoreError::Itself(path) => {
+                write!(f, "{}: is the database itself, there is nothing to restore", path.display())
+            }
+            StoreError::NotOurs(path) => {
+                write!(f, "{}: is no database of an Agent, it has no table of mappings", path.display())
+            }
+            StoreError::InUse(path) => write!(
+                f,
+                "database {}: is in use; stop the Agent first, and start it again afterwards",
+                path.display()
+            ),
+            StoreError::Io(path, e) if e.kind() == io::ErrorKind::StorageFull => {
+                write!(f, "{}: the disk is full, make room and try again", path.display())
+            }
+            StoreError::Io(path, e) => write!(f, "{}: {e}", path.display()),
             StoreError::Thread(e) => write!(f, "cannot start the thread that writes the database: {e}"),
             StoreError::Ended => f.write_str("the thread that writes the database has ended"),
             StoreError::Sqlite(path, e) => write!(f, "database {}: {e}", path.display()),
