@@ -4,6 +4,7 @@
 //! change from the admin page.
 
 mod client;
+mod doctor;
 mod hash_password;
 mod init;
 mod mappings;
@@ -22,6 +23,7 @@ pub(crate) const COMMANDS: &[Subcommand] = {
         run,
         init::COMMAND,
         check,
+        doctor::COMMAND,
         hash_password::COMMAND,
         mappings::LIST,
         mappings::ADD,
@@ -37,6 +39,10 @@ pub(crate) const COMMANDS: &[Subcommand] = {
 /// What a newcomer wants first.
 pub(crate) const EXAMPLES: &[(&str, &str)] = &[
     ("octoporty-agent init --fqdn gateway.example.com", "Asks for key and password and writes the settings."),
+    (
+        "octoporty-agent doctor",
+        "Says which part of the way to the Gateway and back is broken, and what to do.",
+    ),
     ("octoporty-agent mappings add photos.example.com http://192.168.1.10:2283", "Publishes a service."),
     ("octoporty-agent --env-file /etc/octoporty/agent.env", "Runs the Agent with them."),
 ];
@@ -45,6 +51,7 @@ pub(crate) const EXAMPLES: &[(&str, &str)] = &[
 pub(crate) fn run(invocation: &Invocation, reader: Reader, console: &mut Console<'_>) -> Result<u8, Failure> {
     match invocation.command {
         "init" => init::run(invocation, console),
+        "doctor" => doctor::run(invocation, reader, console),
         "hash-password" => hash_password::run(console),
         command if command.starts_with("mappings ") => mappings::run(invocation, reader, console),
         command => unreachable!("the table has the sub-command {command}, and nobody does it"),

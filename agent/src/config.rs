@@ -610,7 +610,7 @@ fn default_database(in_container: bool, writable: impl Fn(&Path) -> bool) -> Pat
 
 /// Whether files can be made in `directory`, or in the nearest one above it that is there. Found out by trying:
 /// mode bits say nothing about read-only file systems and access lists.
-fn writable(directory: &Path) -> bool {
+pub(crate) fn writable(directory: &Path) -> bool {
     let Some(present) = directory.ancestors().find(|path| path.exists()) else { return false };
     let probe = present.join(format!(".write-test-{}", process::id()));
     let made = fs::OpenOptions::new().write(true).create_new(true).open(&probe).is_ok();

@@ -216,6 +216,14 @@ impl Channel {
         Ok(Channel::Tls(Box::new(StreamOwned::new(tls, timed))))
     }
 
+    /// The certificate that the other side has shown, DER.
+    pub(crate) fn certificate(&self) -> Option<Vec<u8>> {
+        match self {
+            Channel::Plain(_) => None,
+            Channel::Tls(stream) => Some(stream.conn.peer_certificates()?.first()?.to_vec()),
+        }
+    }
+
     /// With another deadline.
     pub(crate) fn until(mut self, until: Instant) -> Channel {
         match &mut self {

@@ -14,8 +14,6 @@ const DATABASE: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
 const API: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
 const FILE: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]-[hour][minute][second]");
-const HTTP: &[BorrowedFormatItem<'_>] =
-    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
 /// Now, cut to what both forms can show, so that a value read back equals the one written.
 pub(crate) fn now() -> OffsetDateTime {
@@ -40,7 +38,7 @@ pub(crate) fn api_form_ms(ms: i64) -> String {
 
 /// `Tue, 20 Jan 2026 19:58:47 GMT` (RFC 9110 5.6.7), for `Date` and for cookies.
 pub(crate) fn http_form(at: OffsetDateTime) -> String {
-    at.to_offset(UtcOffset::UTC).format(HTTP).unwrap_or_default()
+    shared::clock::http_date(at)
 }
 
 /// `20260120-195847`, for the name of a file.

@@ -40,6 +40,11 @@ impl Settings {
         Settings(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
     }
 
+    /// All of them.
+    pub fn list(self) -> Vec<(String, String)> {
+        self.0
+    }
+
     /// As a process gets them.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
@@ -206,7 +211,7 @@ impl Agent {
     pub fn environment(&self) -> Vec<(String, String)> {
         let mut settings = self.settings.clone();
         settings.set("Agent__Port", self.api.port().to_string());
-        settings.0
+        settings.list()
     }
 
     /// The Operator's token.

@@ -147,7 +147,9 @@ pub(crate) fn simple(core: &Core, head: &RequestHead<'_>, peer: IpAddr) -> Answe
         }
         ("/health", "GET" | "HEAD") => {
             let status = if core.tunnels.counts().agents > 0 { "healthy" } else { "degraded" };
-            Answer::json(200, &serde_json::json!({ "status": status }))
+            // With the time, for an Agent that wonders about its own clock.
+            let date = shared::clock::http_date(shared::clock::now());
+            Answer::json(200, &serde_json::json!({ "status": status })).with("Date", &date)
         }
         ("/health", "OPTIONS") => preflight("GET, HEAD"),
         ("/health", _) => {

@@ -102,6 +102,36 @@ fn digits(bytes: &[u8]) -> Option<u32> {
     bytes.iter().try_fold(0, |sum, b| b.is_ascii_digit().then(|| sum * 10 + u32::from(b - b'0')))
 }
 
+/// A date as HTTP writes it (RFC 9110 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
+pub fn http_date(time: OffsetDateTime) -> String {
+    let time = time.to_utc();
+    let day = &time.weekday().to_string()[..3];
+    let month = &time.month().to_string()[..3];
+    let (date, year) = (time.day(), time.year());
+    let (hour, minute, second) = time.as_hms();
+    format!("{day}, {date:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
+/// Reads such a date; the two obsolete forms, which nobody sends any more, are not read.
+pub fn parse_http_date(text: &str) -> Option<OffsetDateTime> {
+    let (_, rest) = text.trim().split_once(", ")?;
+    let mut words = rest.split(' ');
+    let day: u8 = words.next()?.parse().ok()?;
+    let names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = words.next()?;
+    let month = names.iter().position(|name| *name == month)? as u8 + 1;
+    let year: i32 = words.next()?.parse().ok()?;
+    let mut parts = words.next()?.split(':').map(|part| part.parse::<u8>().ok());
+    let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
+    if words.next() != Some("GMT") || words.next().is_some() || parts.next().is_some() {
+        return None;
+    }
+    let date = Date::from_calendar_date(year, Month::try_from(month).ok()?, day).ok()?;
+    // A leap second is the second after.
+    let time = Time::from_hms(hour, minute, second.min(59)).ok()?;
+    Some(PrimitiveDateTime::new(date, time).assume_utc())
+}
+
 #[cfg(test)]
 mod tests {
     use time::UtcOffset;
@@ -156,6 +186,24 @@ mod tests {
         ];
         for text in texts {
             assert_eq!(parse_database(text), Err(TimeFault), "{text}");
+        }
+    }
+
+    #[test]
+    fn dates_of_http_are_written_and_read() {
+        // The example of RFC 9110 5.6.7.
+        let text = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let time = parse_http_date(text).expect("a date");
+        assert_eq!(time.unix_timestamp(), 784_111_777);
+        assert_eq!(http_date(time), text);
+        for text in [
+            "",
+            "06 Nov 1994",
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 32 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+        ] {
+            assert_eq!(parse_http_date(text), None, "{text}");
         }
     }
 

@@ -84,7 +84,7 @@ impl Api {
     }
 
     /// The API on the database, without a tunnel.
-    fn offline(config: &Config) -> Result<Api, Failure> {
+    pub(super) fn offline(config: &Config) -> Result<Api, Failure> {
         let store = Store::open(&config.database).map_err(Failure::failed)?;
         let admin = AdminConfig {
             bind: SocketAddr::new(config.bind_address, config.port),

@@ -8,6 +8,7 @@
 //! | `upgrade` | WebSocket and other protocols |
 //! | `forwarding` | hosts, hop-by-hop fields, who the visitor is |
 //! | `smuggling` | is whatever could be read in two ways refused? |
+//! | `doctor` | the command that walks the way, on ways that are broken at each hop |
 //! | `errors` | what a visitor sees when something is down |
 //! | `tls` | certificates of upstreams and Gateways |
 //! | `api` | the Operator's API and what follows from it |
@@ -33,6 +34,7 @@ mod caddy_visitors;
 mod cli;
 mod config;
 mod control;
+mod doctor;
 mod errors;
 mod forwarding;
 mod frames;
