@@ -7,6 +7,8 @@
 mod api;
 mod backup;
 mod connection;
+mod diagnose;
+mod echo;
 mod events;
 mod gateway;
 mod history;
@@ -29,6 +31,7 @@ mod token;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -36,6 +39,7 @@ use time::OffsetDateTime;
 
 use shared::secret::Secret;
 
+use crate::config::Config;
 use crate::control::Control;
 use crate::events::Live;
 use crate::history::Recorder;
@@ -56,9 +60,35 @@ pub struct AdminConfig {
     pub version: String,
 }
 
+/// What the endpoints for finding faults need to know from the settings.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    /// The Agent's name.
+    name: String,
+    /// Lets whoever sends it use the echo.
+    api_key: Option<Secret>,
+    /// Ports of the Gateways, where public addresses may be as well.
+    gateway_ports: Vec<u16>,
+    /// Certificates that Gateways are trusted by, besides those of the system.
+    gateway_ca_file: Option<PathBuf>,
+}
+
+impl Reach {
+    /// From the settings.
+    pub fn of(config: &Config) -> Reach {
+        Reach {
+            name: config.name.clone(),
+            api_key: Some(config.api_key.clone()),
+            gateway_ports: config.gateway_urls.iter().map(|url| url.port).collect(),
+            gateway_ca_file: config.gateway_ca_file.clone(),
+        }
+    }
+}
+
 /// What every request may use. One per process.
 pub struct App {
     config: AdminConfig,
+    reach: Reach,
     password: PasswordHash,
     /// Says with which password a session was begun.
     password_tag: String,
@@ -118,6 +148,7 @@ impl App {
         }
         Ok(App {
             config,
+            reach: Reach::default(),
             password,
             password_tag,
             store,
@@ -129,6 +160,13 @@ impl App {
             checking: AtomicUsize::new(0),
             address: OnceLock::new(),
         })
+    }
+
+    /// With what the endpoints for finding faults need; without it they know no key and no Gateway.
+    #[must_use]
+    pub fn reaching(mut self, reach: Reach) -> App {
+        self.reach = reach;
+        self
     }
 
     /// Where we listen: no Mapping may lead there.

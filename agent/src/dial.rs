@@ -58,6 +58,7 @@ impl fmt::Display for DialFault {
     }
 }
 
+/// The text does not name the Gateway: whoever reads it knows which one was dialled.
 fn fault<T>(step: Step, text: String) -> Result<T, DialFault> {
     Err(DialFault { step, text })
 }
@@ -107,7 +108,7 @@ pub(crate) fn dial(
                     }
                     _ => "is the network up?",
                 };
-                let text = format!("{address}: cannot connect: {e}; {hint}");
+                let text = format!("cannot connect to {address}: {e}; {hint}");
                 last = Some(DialFault { step: Step::Tcp, text });
             }
         }
@@ -127,7 +128,7 @@ fn handshakes(
         socket.set_write_timeout(Some(STEP))
     };
     if let Err(e) = prepare() {
-        return fault(Step::Tcp, format!("{url}: {e}"));
+        return fault(Step::Tcp, format!("{e}"));
     }
     let Some(config) = tls else {
         let early = upgrade(url, &mut &socket, key)?;
@@ -139,7 +140,7 @@ fn handshakes(
     };
     let mut connection = match ClientConnection::new(Arc::clone(config), name) {
         Ok(connection) => connection,
-        Err(e) => return fault(Step::Tls, format!("{url}: {e}")),
+        Err(e) => return fault(Step::Tls, format!("{e}")),
     };
     while connection.is_handshaking() {
         if let Err(e) = connection.complete_io(&mut &socket) {
@@ -148,7 +149,7 @@ fn handshakes(
             } else {
                 ""
             };
-            return fault(Step::Tls, format!("{url}: no secure connection: {e}{hint}"));
+            return fault(Step::Tls, format!("no secure connection: {e}{hint}"));
         }
     }
     let mut both = &socket;
@@ -186,12 +187,12 @@ fn upgrade(url: &GatewayUrl, stream: &mut (impl Read + Write), key: &Secret) -> 
         Ok(())
     })();
     if let Err(e) = exchange {
-        return fault(Step::Http, format!("{url}: no answer to the WebSocket request: {e}"));
+        return fault(Step::Http, format!("no answer to the WebSocket request: {e}"));
     }
     let (head, len) = match head::parse_response(&bytes, "GET") {
         Ok(Some(found)) => found,
-        Ok(None) => return fault(Step::Http, format!("{url}: the answer has no end")),
-        Err(e) => return fault(Step::Http, format!("{url}: the answer is not HTTP: {e}")),
+        Ok(None) => return fault(Step::Http, "the answer has no end".into()),
+        Err(e) => return fault(Step::Http, format!("the answer is not HTTP: {e}")),
     };
     let said = || {
         let text: String =
@@ -203,39 +204,34 @@ fn upgrade(url: &GatewayUrl, stream: &mut (impl Read + Write), key: &Secret) -> 
             if head.get("sec-websocket-protocol") != Some(SUB_PROTOCOL.as_bytes()) {
                 return fault(
                     Step::Http,
-                    format!("{url}: this is a WebSocket server, but no Gateway that speaks {SUB_PROTOCOL}"),
+                    format!("this is a WebSocket server, but no Gateway that speaks {SUB_PROTOCOL}"),
                 );
             }
             Ok(bytes.split_off(len))
         }
-        101 => fault(Step::Http, format!("{url}: the WebSocket answer does not belong to our request")),
+        101 => fault(Step::Http, "the WebSocket answer does not belong to our request".into()),
         401 => fault(
             Step::Key,
-            format!("{url}: the Gateway refused the key: Agent__ApiKey must equal Gateway__ApiKey there"),
+            "the Gateway refused the key: Agent__ApiKey must equal Gateway__ApiKey there".into(),
         ),
-        429 => fault(
-            Step::Key,
-            format!("{url}: the Gateway refuses this address after too many wrong keys{}", said()),
-        ),
+        429 => {
+            fault(Step::Key, format!("the Gateway refuses this address after too many wrong keys{}", said()))
+        }
         status @ (502..=504) => fault(
             Step::Http,
-            format!(
-                "{url}: status {status}: the proxy in front is up, the Gateway behind it is not{}",
-                said()
-            ),
+            format!("status {status}: the proxy in front is up, the Gateway behind it is not{}", said()),
         ),
         status @ (301 | 302 | 307 | 308) => {
             let to =
                 head.get("location").map(|l| String::from_utf8_lossy(l).into_owned()).unwrap_or_default();
             fault(
                 Step::Http,
-                format!("{url}: status {status}, redirected to {to:?}: use the final address (wss://)"),
+                format!("status {status}, redirected to {to:?}: use the final address (wss://)"),
             )
         }
-        404 => fault(
-            Step::Http,
-            format!("{url}: status 404: no Gateway at this path; it is usually /tunnel{}", said()),
-        ),
-        status => fault(Step::Http, format!("{url}: status {status}{}", said())),
+        404 => {
+            fault(Step::Http, format!("status 404: no Gateway at this path; it is usually /tunnel{}", said()))
+        }
+        status => fault(Step::Http, format!("status {status}{}", said())),
     }
 }

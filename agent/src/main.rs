@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::admin::{self, AdminConfig, App};
+use agent::admin::{self, AdminConfig, App, Reach};
 use agent::config::{self, Config};
 use agent::control::{TunnelState, TunnelStatus};
 use agent::events::Live;
@@ -50,10 +50,12 @@ fn run(config: Config) -> Result<(), String> {
         password_hash: config.password_hash.clone(),
         version: agent::VERSION.into(),
     };
+    let reach = Reach::of(&config);
     let live = Live { hub: Arc::default(), log: log.ring() };
     let running = agent::start(config, store.clone(), Arc::clone(&live.hub)).map_err(|e| e.to_string())?;
     let app =
         App::new(admin, store, running.recorder(), running.control(), live).map_err(|e| e.to_string())?;
+    let app = app.reaching(reach);
     let admin = admin::start(app).map_err(|e| format!("{e}; the port is set by Agent__Port"))?;
     running.set_admin_address(admin.address());
     log::info!("admin page listening on http://{}", admin.address());

@@ -85,7 +85,7 @@ impl Report {
 pub(crate) fn probe(target: &Target<'_>, own: SocketAddr) -> Report {
     let began = Instant::now();
     let mut report = Report::default();
-    let result = ask(target, own, began + PATIENCE, &mut report.address);
+    let result = ask(target, own, began + PATIENCE, &mut report.address, PAGE);
     report.duration = began.elapsed();
     match result {
         Ok(answer) => describe(target, &answer, &mut report),
@@ -98,11 +98,13 @@ pub(crate) fn probe(target: &Target<'_>, own: SocketAddr) -> Report {
     report
 }
 
-fn ask(
+/// The question itself; of the body at most `most` bytes are read.
+pub(crate) fn ask(
     target: &Target<'_>,
     own: SocketAddr,
     until: Instant,
     reached: &mut Option<SocketAddr>,
+    most: usize,
 ) -> Result<Answer, Fault> {
     static TLS: LazyLock<UpstreamTls> = LazyLock::new(UpstreamTls::default);
     let addresses = match target.host {
@@ -133,14 +135,8 @@ fn ask(
         Channel::plain(socket, until)
     };
     let authority = target.host_header.map_or_else(|| target.authority(), str::to_owned);
-    let question = Question {
-        method: "GET",
-        target: target.path,
-        authority: &authority,
-        fields: &[],
-        body: None,
-        most: PAGE,
-    };
+    let question =
+        Question { method: "GET", target: target.path, authority: &authority, fields: &[], body: None, most };
     exchange::ask(&mut channel, &question)
 }
 

@@ -365,7 +365,7 @@ impl Tunnel {
             let threads = link.start(dialled.early, receiver)?;
             Ok((link, threads))
         };
-        start().map_err(|e: std::io::Error| DialFault { step: Step::Tcp, text: format!("{}: {e}", self.url) })
+        start().map_err(|e: std::io::Error| DialFault { step: Step::Tcp, text: e.to_string() })
     }
 
     fn hello(&self, link: &Link, session: Option<String>) {
@@ -420,7 +420,7 @@ impl Tunnel {
         let give_up = |step, text: String| {
             session.end("giving up");
             link.close(&text);
-            Err(Failure::Fault(DialFault { step, text: format!("{}: {text}", self.url) }))
+            Err(Failure::Fault(DialFault { step, text }))
         };
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -10,7 +10,9 @@ use super::http::{Request, Response};
 use super::login::{Operator, Shown};
 use super::problem::{self, problem};
 use super::status::status;
-use super::{backup, events, gateway, history, landing, login, logs, mappings, pages, probe, routes};
+use super::{
+    backup, diagnose, echo, events, gateway, history, landing, login, logs, mappings, pages, probe, routes,
+};
 use crate::control::TunnelState;
 
 /// What the path says.
@@ -27,6 +29,8 @@ pub(crate) struct Params<'r> {
 enum Access {
     Anyone,
     Operator,
+    /// The Operator, or whoever has the key of the tunnel.
+    OperatorOrKey,
 }
 
 struct Route {
@@ -70,6 +74,9 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/gateway/caddy-config", Access::Operator, gateway::caddy_config),
     route("GET", "/api/v1/gateway/update", Access::Operator, gateway::update),
     route("POST", "/api/v1/gateway/update", Access::Operator, gateway::request_update),
+    route("POST", "/api/v1/test/diagnose", Access::Operator, diagnose::diagnose),
+    route("GET", "/api/v1/test/echo", Access::OperatorOrKey, echo::echo),
+    route("POST", "/api/v1/test/echo", Access::OperatorOrKey, echo::echo),
     route("GET", "/api/v1/settings/landing-page", Access::Operator, landing::get),
     route("PUT", "/api/v1/settings/landing-page", Access::Operator, landing::put).limit(landing::BODY),
     route("DELETE", "/api/v1/settings/landing-page", Access::Operator, landing::reset),
@@ -191,6 +198,11 @@ fn find(request: &Request) -> Result<(&'static Route, Params<'_>), Response> {
 fn admit(app: &App, request: &Request, route: &Route) -> Result<Option<Operator>, Response> {
     if matches!(route.access, Access::Anyone) {
         return Ok(None);
+    }
+    if matches!(route.access, Access::OperatorOrKey)
+        && let (Some(key), Some(given)) = (&app.reach.api_key, request.header("x-api-key"))
+    {
+        return if key.matches(given.as_bytes()) { Ok(None) } else { Err(problem(401, "the key is wrong")) };
     }
     let operator = login::authenticate(app, request)?;
     if operator.shown == Shown::Cookie && !request.is_safe() {

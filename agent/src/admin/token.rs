@@ -186,7 +186,7 @@ impl<'de> Deserialize<'de> for Unique {
 
 /// A token that says nothing and cannot be guessed: 32 random bytes in 44 characters.
 pub(crate) fn opaque() -> String {
-    encode(STANDARD, true, &random::bytes::<32>())
+    base64(&random::bytes::<32>())
 }
 
 /// What is stored of an opaque token. No salt is needed: it has 256 bits of its own.
@@ -214,6 +214,11 @@ fn mac(secret: &[u8], text: &[u8]) -> Hmac<Sha256> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Base64 with padding (RFC 4648 4).
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    encode(STANDARD, true, bytes)
 }
 
 fn encode(digits: &[u8; 64], padded: bool, bytes: &[u8]) -> String {

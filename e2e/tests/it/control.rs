@@ -422,3 +422,118 @@ fn a_lost_tunnel_fails_what_was_asked_at_once() {
     let unconnected = ask(&agent, "/api/v1/gateway/caddy-config");
     assert!(unconnected["error"].as_str().expect("a text").contains("Not connected"), "{unconnected}");
 }
+
+#[test]
+fn the_agent_echoes_for_the_operator_and_for_the_key() {
+    let world = World::start();
+    let agent = world.agent();
+    agent.wait_connected();
+    let path = "/api/v1/test/echo?a=b";
+    assert_eq!(agent.call_with("GET", path, &[("Connection", "close")], None).status(), 401);
+    let wrong = agent.call_with("GET", path, &[("Connection", "close"), ("X-Api-Key", "wrong")], None);
+    assert_eq!(wrong.status(), 401);
+    let body = json!({ "data": { "n": 1 } });
+    let fields = [("Connection", "close"), ("X-Api-Key", KEY), ("X-Mine", "yes")];
+    let keyed = agent.call_with("POST", path, &fields, Some(&body));
+    assert_eq!(keyed.status(), 200, "{keyed:?}");
+    let echo = keyed.json();
+    assert!(echo["message"].as_str().expect("a text").contains("Octoporty Agent"), "{echo}");
+    assert_eq!((&echo["request"]["method"], &echo["request"]["path"]), (&json!("POST"), &json!(path)));
+    assert_eq!(echo["request"]["body"], r#"{"n":1}"#);
+    assert_eq!(echo["request"]["headers"]["X-Mine"], json!(["yes"]));
+    assert!(!keyed.text().contains(KEY), "no secret comes back: {echo}");
+    assert_eq!(echo["agent"]["connectionStatus"], "Connected");
+    assert_eq!(agent.call("GET", path, None).json()["request"]["body"], Value::Null);
+}
+
+#[test]
+fn a_request_is_followed_from_its_public_address_to_the_service() {
+    let world = World::start();
+    let agent = world.agent();
+    agent.wait_connected();
+    let upstream = Upstream::start();
+    upstream.on("/page", |exchange| {
+        exchange.reply(200, &[("Content-Type", "text/plain"), ("X-Of", "the service")], b"hello, inspector")
+    });
+    upstream.on("/away", |exchange| exchange.reply(302, &[("Location", "/page")], b""));
+    upstream.on("/image", |exchange| exchange.reply(200, &[("Content-Type", "image/png")], &[0xff; 5000]));
+    // The one name that leads to this machine without a name server, and that is not the Gateway's own.
+    let id = agent.map("localhost", upstream.port());
+    let port = world.gateway().address().port();
+    let diagnose = |url: &str, most: u64| {
+        let body = json!({ "url": url, "maxBodyBytes": most });
+        let answer = agent.call("POST", "/api/v1/test/diagnose", Some(&body));
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        answer.json()
+    };
+    let seen = diagnose(&format!("http://localhost:{port}/page?q=1"), 131_072);
+    assert_eq!((&seen["success"], &seen["error"]), (&json!(true), &Value::Null), "{seen:#}");
+    assert_eq!(seen["mapping"]["id"], json!(id));
+    for side in ["gateway", "agent"] {
+        let probe = &seen[side];
+        assert_eq!(
+            (&probe["success"], &probe["statusCode"]),
+            (&json!(true), &json!(200)),
+            "{side}: {seen:#}"
+        );
+        assert_eq!(probe["bodyText"], "hello, inspector");
+        assert_eq!((&probe["bodySize"], &probe["bodyTruncated"]), (&json!(16), &json!(false)));
+        assert_eq!(probe["headers"]["X-Of"], json!(["the service"]));
+    }
+    let names: Vec<_> = seen["hops"].as_array().expect("hops").iter().map(|hop| &hop["name"]).collect();
+    let way = ["name", "connection", "gateway", "tunnel", "mapping", "service, asked directly"];
+    assert_eq!(names, way, "{seen:#}");
+    assert!(seen["hops"].as_array().expect("hops").iter().all(|hop| hop["ok"] == true), "{seen:#}");
+    let request = seen["requestId"].as_str().expect("an id");
+    assert!(request.starts_with("diag-") && request.len() == 37, "{request}");
+    let lines = seen["gatewayLogs"].as_array().expect("lines");
+    assert!(
+        lines.iter().any(|line| line["message"].as_str().is_some_and(|m| m.contains(request))),
+        "{seen:#}"
+    );
+    let lines = seen["agentLogs"].as_array().expect("lines");
+    assert!(
+        lines.iter().any(|line| line["message"].as_str().is_some_and(|m| m.contains("/page?q=1"))),
+        "{seen:#}"
+    );
+
+    let away = diagnose(&format!("http://localhost:{port}/away"), 131_072);
+    assert_eq!(away["gateway"]["statusCode"], 302, "shown, not followed: {away:#}");
+    let image = diagnose(&format!("http://localhost:{port}/image"), 1024);
+    assert_eq!(
+        (&image["gateway"]["bodySize"], &image["gateway"]["bodyTruncated"]),
+        (&json!(1024), &json!(true))
+    );
+    assert_eq!(image["gateway"]["bodyText"], Value::Null);
+    assert!(image["gateway"]["bodyBase64"].as_str().expect("base64").starts_with("////"), "{image:#}");
+
+    // What is broken is named.
+    drop(upstream);
+    let broken = diagnose(&format!("http://localhost:{port}/page"), 131_072);
+    assert_eq!(
+        (&broken["success"], &broken["gateway"]["statusCode"]),
+        (&json!(false), &json!(502)),
+        "{broken:#}"
+    );
+    assert!(
+        broken["error"].as_str().expect("a text").starts_with("service, through the tunnel"),
+        "{broken:#}"
+    );
+    assert_eq!(broken["agent"]["success"], false);
+
+    // No way into the world.
+    for url in [
+        "http://localhost:1/page",
+        "http://example.com/",
+        "http://127.0.0.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "file:///etc/passwd",
+        "nonsense",
+        "",
+    ] {
+        let refused = diagnose(url, 131_072);
+        assert_eq!((&refused["success"], &refused["requestId"]), (&json!(false), &json!("invalid")), "{url}");
+        assert_eq!((&refused["gateway"], &refused["gatewayLogs"]), (&Value::Null, &json!([])), "{url}");
+        assert!(refused["error"].is_string(), "{url}: {refused}");
+    }
+}
