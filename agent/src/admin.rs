@@ -27,6 +27,7 @@ mod reply;
 mod routes;
 mod status;
 mod token;
+mod transfer;
 
 use std::fmt;
 use std::io;

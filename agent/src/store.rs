@@ -8,6 +8,7 @@
 mod backup;
 mod error;
 mod history;
+mod import;
 mod mappings;
 mod sessions;
 mod settings;
@@ -35,6 +36,7 @@ use crate::timestamp;
 pub use backup::{Restored, backup, restore};
 pub use error::StoreError;
 pub(crate) use history::{KeptConnection, KeptRequest, Named, Place, RequestFilter, StatusTest};
+pub(crate) use import::Changes;
 #[cfg(test)]
 pub(crate) use mappings::testing::mapping as mapping_for_tests;
 pub use mappings::{MAX_MAPPINGS, SaveError, Stored, Unreadable};

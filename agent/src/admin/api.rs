@@ -12,6 +12,7 @@ use super::problem::{self, problem};
 use super::status::status;
 use super::{
     backup, diagnose, echo, events, gateway, history, landing, login, logs, mappings, pages, probe, routes,
+    transfer,
 };
 use crate::control::TunnelState;
 
@@ -63,6 +64,9 @@ const ROUTES: &[Route] = &[
     route("POST", "/api/v1/mappings", Access::Operator, mappings::create),
     route("POST", "/api/v1/mappings/test", Access::Operator, probe::test),
     route("GET", "/api/v1/discover", Access::Operator, probe::discover),
+    // Before `{id}`, which would take them.
+    route("GET", "/api/v1/mappings/export", Access::Operator, transfer::export),
+    route("POST", "/api/v1/mappings/import", Access::Operator, transfer::import).limit(transfer::BODY),
     route("GET", "/api/v1/mappings/{id}", Access::Operator, mappings::get),
     route("PUT", "/api/v1/mappings/{id}", Access::Operator, mappings::replace),
     route("PATCH", "/api/v1/mappings/{id}", Access::Operator, mappings::merge),
@@ -236,17 +240,21 @@ fn matches<'r>(pattern: &str, path: &'r str) -> Option<Params<'r>> {
 
 /// The body as a JSON object, or the answer that says why it is none.
 pub(crate) fn json_object(request: &Request) -> Result<Map<String, Value>, Response> {
+    match json_value(request)? {
+        Value::Object(object) => Ok(object),
+        _ => Err(problem::malformed("the body must be a JSON object")),
+    }
+}
+
+/// The body as JSON, or the answer that says why it is none.
+pub(crate) fn json_value(request: &Request) -> Result<Value, Response> {
     let kind = request.header("content-type").unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if kind != "application/json" && !(kind.starts_with("application/") && kind.ends_with("+json")) {
         return Err(problem(415, "the body must be JSON: send Content-Type: application/json"));
     }
-    match serde_json::from_slice(&request.body) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(problem::malformed("the body must be a JSON object")),
-        // The text ends with the line and the column.
-        Err(e) => Err(problem::malformed(format!("the body is no JSON: {e}"))),
-    }
+    // The text of the error ends with the line and the column.
+    serde_json::from_slice(&request.body).map_err(|e| problem::malformed(format!("the body is no JSON: {e}")))
 }
 
 /// `POST /api/v1/reconnect`.

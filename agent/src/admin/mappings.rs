@@ -26,7 +26,7 @@ use crate::{random, timestamp};
 
 /// How long a save waits for the Gateway to say that it has the change. It has it in milliseconds or not
 /// soon.
-const ACKNOWLEDGE: Duration = Duration::from_secs(2);
+pub(super) const ACKNOWLEDGE: Duration = Duration::from_secs(2);
 /// Longest description, in characters; the column says so too.
 const MAX_DESCRIPTION: usize = 500;
 
@@ -57,7 +57,7 @@ pub(crate) fn create(app: &App, request: &Request, _: &Params<'_>) -> Response {
         Err(refusal) => return refusal,
     };
     let id = MappingId::from_random(random::bytes());
-    match Change::new(app, id, Kind::Create, body).apply(None) {
+    match Change::asked(app, id, Kind::Create, body).apply(None) {
         Ok(mapping) => match app.store.insert(mapping.clone()) {
             Ok(()) => {
                 let response = saved(app, 201, mapping);
@@ -72,7 +72,7 @@ pub(crate) fn create(app: &App, request: &Request, _: &Params<'_>) -> Response {
 /// The mapping that these fields would make, or what is wrong with them. Nothing is stored.
 pub(crate) fn draft(app: &App, body: Map<String, Value>) -> Result<Mapping, Vec<Fault>> {
     let id = MappingId::from_random(random::bytes());
-    Change::new(app, id, Kind::Create, body).apply(None)
+    Change::asked(app, id, Kind::Create, body).apply(None)
 }
 
 /// `PUT /api/v1/mappings/{id}`: what is not sent gets its default, except `hostHeader`, which programs
@@ -110,7 +110,7 @@ fn change(app: &App, request: &Request, params: &Params<'_>, kind: Kind) -> Resp
             Ok(body) => body,
             Err(refusal) => return refusal,
         };
-        let change = Change::new(app, id, kind, body);
+        let change = Change::asked(app, id, kind, body);
         match app.store.change(id, move |row| change.apply(Some(&row))) {
             Ok(Some(Ok(mapping))) => saved(app, 200, mapping),
             Ok(Some(Err(faults))) => problem::invalid(&faults),
@@ -177,7 +177,7 @@ fn standing(app: &App, row: &Stored, standings: &Standings) -> Value {
 }
 
 /// A row as the API shows it. One that cannot be used says why where a good one has nothing to say.
-fn shown(row: &Stored) -> Value {
+pub(super) fn shown(row: &Stored) -> Value {
     match row {
         Stored::Mapping(mapping) => fields(&Shown {
             id: mapping.id,
@@ -250,7 +250,7 @@ fn fields(row: &Shown<'_>) -> Value {
 
 /// What a request does with the fields it does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Create,
     Replace,
     Merge,
@@ -258,15 +258,33 @@ enum Kind {
 }
 
 /// A request to be applied to what is stored, which is known only once the writer has it in its hands.
-struct Change {
+pub(super) struct Change {
     id: MappingId,
     kind: Kind,
     body: Map<String, Value>,
     now: OffsetDateTime,
+    surroundings: Surroundings,
+}
+
+/// Where no mapping may lead.
+#[derive(Clone)]
+pub(super) struct Surroundings {
     /// Where we listen ourselves.
     own: SocketAddr,
     /// The Gateway's own host.
     gateway: String,
+}
+
+impl Surroundings {
+    pub(super) fn of(app: &App) -> Surroundings {
+        let gateway = host_of(&app.control.status().gateway_url).to_ascii_lowercase();
+        Surroundings { own: app.address(), gateway }
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_tests() -> Surroundings {
+        Surroundings { own: "[::]:17201".parse().expect("an address"), gateway: "gateway.example".into() }
+    }
 }
 
 /// What is stored, as far as it can be read.
@@ -318,13 +336,22 @@ impl Current {
 }
 
 impl Change {
-    fn new(app: &App, id: MappingId, kind: Kind, body: Map<String, Value>) -> Change {
-        let gateway = host_of(&app.control.status().gateway_url).to_ascii_lowercase();
-        Change { id, kind, body, now: timestamp::now(), own: app.address(), gateway }
+    pub(super) fn new(
+        id: MappingId,
+        kind: Kind,
+        body: Map<String, Value>,
+        now: OffsetDateTime,
+        surroundings: Surroundings,
+    ) -> Change {
+        Change { id, kind, body, now, surroundings }
+    }
+
+    fn asked(app: &App, id: MappingId, kind: Kind, body: Map<String, Value>) -> Change {
+        Change::new(id, kind, body, timestamp::now(), Surroundings::of(app))
     }
 
     /// The mapping this makes, or everything that is wrong with it at once.
-    fn apply(&self, row: Option<&Stored>) -> Result<Mapping, Vec<Fault>> {
+    pub(super) fn apply(&self, row: Option<&Stored>) -> Result<Mapping, Vec<Fault>> {
         let current = row.map(Current::of).unwrap_or_default();
         let mut faults = Vec::new();
         let mut fields = Fields { body: &self.body, toggle: self.kind == Kind::Toggle, faults: &mut faults };
@@ -379,14 +406,14 @@ impl Change {
         };
         if let Some(domain) = &domain
             && current.domain.as_ref() != Some(domain)
-            && domain.as_str() == self.gateway
+            && domain.as_str() == self.surroundings.gateway
         {
             // It would take the Gateway's own paths, the tunnel's among them, and could not be taken back.
             faults.push(("externalDomain".into(), format!("{domain} is the Gateway's own name")));
         }
         if let (Some(host), Some(port)) = (&host, port)
             && (current.host.as_ref(), current.port) != (Some(host), Some(port))
-            && leads_to(host, port, self.own)
+            && leads_to(host, port, self.surroundings.own)
         {
             faults.push(("internalHost".into(), "leads to this Agent's own admin page".into()));
         }
@@ -570,8 +597,7 @@ mod tests {
             kind,
             body,
             now: timestamp::from_database("2026-02-01 12:00:00").expect("a date"),
-            own: "[::]:17201".parse().expect("an address"),
-            gateway: "gateway.example".into(),
+            surroundings: Surroundings::for_tests(),
         }
     }
 

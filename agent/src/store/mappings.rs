@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 use time::OffsetDateTime;
 
 use shared::hostname::Hostname;
@@ -201,63 +201,61 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<Stored>, rusqlite::Erro
 
 /// A new row. Nobody has the id or the domain.
 pub(super) fn add(connection: &Connection, mapping: &Mapping) -> Result<(), rusqlite::Error> {
-    connection.execute(
-        r#"INSERT INTO "PortMappings" ("Id", "ExternalDomain", "InternalHost", "InternalPort",
-                       "InternalUseTls", "AllowSelfSignedCerts", "IsEnabled", "Description", "CreatedAt",
-                       "UpdatedAt")
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"#,
-        params![
-            mapping.id.database_form(),
-            mapping.domain.as_str(),
-            mapping.host.to_string(),
-            mapping.port,
-            mapping.tls,
-            mapping.allow_invalid_certificates,
-            mapping.enabled,
-            mapping.description,
-            timestamp::database_form(mapping.created_at),
-            timestamp::database_form(mapping.updated_at),
-        ],
+    let id = mapping.id.database_form();
+    let mut insert = connection.prepare_cached(
+        r#"INSERT INTO "PortMappings" ("Id", "ExternalDomain", "InternalHost", "InternalPort", "InternalUseTls",
+               "AllowSelfSignedCerts", "IsEnabled", "Description", "CreatedAt", "UpdatedAt")
+           VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"#,
     )?;
-    save_options(connection, mapping)
+    write_fields(&mut insert, &id, mapping)?;
+    save_options(connection, &id, &mapping.host_header)
 }
 
-/// The row with this id becomes this mapping. Nobody else has the domain.
+/// The row with this id, if there is one, becomes this mapping. Nobody else has the domain.
 pub(super) fn update(connection: &Connection, mapping: &Mapping) -> Result<(), rusqlite::Error> {
-    connection.execute(
+    let Some(id) = spelled(connection, mapping.id)? else { return Ok(()) };
+    let mut update = connection.prepare_cached(
         r#"UPDATE "PortMappings" SET "ExternalDomain" = ?2, "InternalHost" = ?3, "InternalPort" = ?4,
-                       "InternalUseTls" = ?5, "AllowSelfSignedCerts" = ?6, "IsEnabled" = ?7,
-                       "Description" = ?8, "CreatedAt" = ?9, "UpdatedAt" = ?10
-                   WHERE upper("Id") = ?1"#,
-        params![
-            mapping.id.database_form(),
-            mapping.domain.as_str(),
-            mapping.host.to_string(),
-            mapping.port,
-            mapping.tls,
-            mapping.allow_invalid_certificates,
-            mapping.enabled,
-            mapping.description,
-            timestamp::database_form(mapping.created_at),
-            timestamp::database_form(mapping.updated_at),
-        ],
+               "InternalUseTls" = ?5, "AllowSelfSignedCerts" = ?6, "IsEnabled" = ?7, "Description" = ?8,
+               "CreatedAt" = ?9, "UpdatedAt" = ?10
+           WHERE "Id" = ?1"#,
     )?;
-    save_options(connection, mapping)
+    write_fields(&mut update, &id, mapping)?;
+    save_options(connection, &id, &mapping.host_header)
+}
+
+fn write_fields(statement: &mut Statement<'_>, id: &str, mapping: &Mapping) -> Result<(), rusqlite::Error> {
+    statement.execute(params![
+        id,
+        mapping.domain.as_str(),
+        mapping.host.to_string(),
+        mapping.port,
+        mapping.tls,
+        mapping.allow_invalid_certificates,
+        mapping.enabled,
+        mapping.description,
+        timestamp::database_form(mapping.created_at),
+        timestamp::database_form(mapping.updated_at),
+    ])?;
+    Ok(())
 }
 
 /// Deletes what only the mapping itself needs.
 pub(super) fn remove(connection: &Connection, id: MappingId) -> Result<bool, rusqlite::Error> {
-    let id = id.database_form();
+    let Some(spelled) = spelled(connection, id)? else { return Ok(false) };
     let now = timestamp::database_form(timestamp::now());
-    connection.execute(
-        r#"INSERT OR REPLACE INTO "OctoportyDeletedMappings" ("MappingId", "Name", "ExternalDomain", "DeletedAt")
-           SELECT upper("Id"), coalesce("Description", "ExternalDomain"), "ExternalDomain", ?2
-           FROM "PortMappings" WHERE upper("Id") = ?1"#,
-        [&id, &now],
-    )?;
-    connection.execute(r#"DELETE FROM "OctoportyMappingOptions" WHERE upper("MappingId") = ?1"#, [&id])?;
-    connection.execute(r#"DELETE FROM "OctoportyLastRequests" WHERE "MappingId" = ?1"#, [&id])?;
-    Ok(connection.execute(r#"DELETE FROM "PortMappings" WHERE upper("Id") = ?1"#, [&id])? > 0)
+    connection
+        .prepare_cached(
+            r#"INSERT OR REPLACE INTO "OctoportyDeletedMappings"
+                   ("MappingId", "Name", "ExternalDomain", "DeletedAt")
+               SELECT upper("Id"), coalesce("Description", "ExternalDomain"), "ExternalDomain", ?2
+               FROM "PortMappings" WHERE "Id" = ?1"#,
+        )?
+        .execute([&spelled, &now])?;
+    let delete = |sql, id: &str| connection.prepare_cached(sql)?.execute([id]);
+    delete(r#"DELETE FROM "OctoportyMappingOptions" WHERE "MappingId" = ?1"#, &spelled)?;
+    delete(r#"DELETE FROM "OctoportyLastRequests" WHERE "MappingId" = ?1"#, &id.database_form())?;
+    Ok(delete(r#"DELETE FROM "PortMappings" WHERE "Id" = ?1"#, &spelled)? > 0)
 }
 
 fn one(connection: &Connection, id: MappingId) -> Result<Option<Stored>, rusqlite::Error> {
@@ -344,14 +342,28 @@ fn domain_taken(connection: &Connection, mapping: &Mapping) -> Result<bool, rusq
 }
 
 /// Under the id as the mapping's own row spells it, so that the earlier program deletes it with the mapping.
-fn save_options(connection: &Connection, mapping: &Mapping) -> Result<(), rusqlite::Error> {
-    connection.execute(
-        r#"INSERT INTO "OctoportyMappingOptions" ("MappingId", "HostHeader")
-           SELECT "Id", ?2 FROM "PortMappings" WHERE upper("Id") = ?1
-           ON CONFLICT ("MappingId") DO UPDATE SET "HostHeader" = excluded."HostHeader""#,
-        [mapping.id.database_form(), mapping.host_header.database_form()],
-    )?;
+fn save_options(
+    connection: &Connection,
+    spelled: &str,
+    host_header: &HostHeader,
+) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached(
+            r#"INSERT INTO "OctoportyMappingOptions" ("MappingId", "HostHeader") VALUES (?1, ?2)
+               ON CONFLICT ("MappingId") DO UPDATE SET "HostHeader" = excluded."HostHeader""#,
+        )?
+        .execute([spelled, &host_header.database_form()])?;
     Ok(())
+}
+
+/// The id as the row spells it. Asked first in the two spellings that an index finds.
+fn spelled(connection: &Connection, id: MappingId) -> Result<Option<String>, rusqlite::Error> {
+    let id = id.database_form();
+    let ask = |sql| connection.prepare_cached(sql)?.query_row([&id], |row| row.get(0)).optional();
+    match ask(r#"SELECT "Id" FROM "PortMappings" WHERE "Id" IN (?1, lower(?1))"#)? {
+        Some(spelled) => Ok(Some(spelled)),
+        None => ask(r#"SELECT "Id" FROM "PortMappings" WHERE upper("Id") = ?1"#),
+    }
 }
 
 /// For tests of this crate.

@@ -4,4 +4,5 @@ mod api;
 mod cli;
 mod events;
 mod examples;
+mod transfer;
 mod world;
