@@ -3,6 +3,7 @@
 //! Parsing and `--help` are left to `shared::settings`; what a command changes goes through the same code as a
 //! change from the admin page.
 
+mod backup;
 mod client;
 mod doctor;
 mod hash_password;
@@ -31,6 +32,8 @@ pub(crate) const COMMANDS: &[Subcommand] = {
         mappings::RM,
         mappings::IMPORT,
         mappings::EXPORT,
+        backup::BACKUP,
+        backup::RESTORE,
         healthcheck,
         version,
     ]
@@ -44,7 +47,10 @@ pub(crate) const EXAMPLES: &[(&str, &str)] = &[
         "Says which part of the way to the Gateway and back is broken, and what to do.",
     ),
     ("octoporty-agent mappings add photos.example.com http://192.168.1.10:2283", "Publishes a service."),
-    ("octoporty-agent --env-file /etc/octoporty/agent.env", "Runs the Agent with them."),
+    (
+        "octoporty-agent --env-file /etc/octoporty/agent.env",
+        "Runs the Agent with the settings of the installed service.",
+    ),
 ];
 
 /// Does what a sub-command of the Agent's own asks for.
@@ -52,6 +58,7 @@ pub(crate) fn run(invocation: &Invocation, reader: Reader, console: &mut Console
     match invocation.command {
         "init" => init::run(invocation, console),
         "doctor" => doctor::run(invocation, reader, console),
+        "backup" | "restore" => backup::run(invocation, reader, console),
         "hash-password" => hash_password::run(console),
         command if command.starts_with("mappings ") => mappings::run(invocation, reader, console),
         command => unreachable!("the table has the sub-command {command}, and nobody does it"),

@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -395,6 +396,18 @@ impl Config {
         Ok(config)
     }
 
+    /// Makes the directory of the database, if it is not there; only its owner gets in. When that fails, opening the
+    /// database says why, and better.
+    pub fn make_database_directory(&self) {
+        let Some(directory) = self.database.parent().filter(|path| !path.as_os_str().is_empty()) else {
+            return;
+        };
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        if let Err(e) = made {
+            log::debug!("directory {}: cannot be made: {e}", directory.display());
+        }
+    }
+
     /// What the start-up banner shows, secrets obfuscated. Of the hash only the start goes in: its salt is public,
     /// the rest is not.
     pub fn banner(&self) -> Vec<(&'static str, String)> {
@@ -563,6 +576,12 @@ fn machine_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = name.and_then(|name| parse_name(name.trim()).ok()).filter(|name| !name.is_empty());
     name.unwrap_or_else(|| "agent".into())
+}
+
+/// Where the database is, for commands to which nothing else matters.
+pub(crate) fn database_of(mut reader: Reader) -> Result<PathBuf, Vec<Fault>> {
+    let path = database(&mut reader);
+    reader.finish().map(|_| path)
 }
 
 fn database(reader: &mut Reader) -> PathBuf {

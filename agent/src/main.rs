@@ -43,6 +43,7 @@ fn run(config: Config) -> Result<(), String> {
         log::warn!("{warning}");
     }
     let notify = Notify::from_environment().map_err(|e| e.to_string())?;
+    config.make_database_directory();
     let store = Store::open(&config.database).map_err(|e| e.to_string())?;
     let admin = AdminConfig {
         bind: SocketAddr::new(config.bind_address, config.port),

@@ -21,7 +21,10 @@ pub(crate) const EXAMPLES: &[(&str, &str)] = &[
         "octoporty-gateway init --fqdn gateway.example.com",
         "Makes a key, writes the settings and a Caddyfile.",
     ),
-    ("octoporty-gateway --env-file /etc/octoporty/gateway.env", "Runs the Gateway with them."),
+    (
+        "octoporty-gateway --env-file /etc/octoporty/gateway.env",
+        "Runs the Gateway with the settings of the installed service.",
+    ),
     ("octoporty-gateway check --env-file gateway.env", "Says what is wrong with settings, all at once."),
 ];
 

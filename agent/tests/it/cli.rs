@@ -3,9 +3,12 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use agent::config::DAEMON;
+use shared::settings::help::topics;
 
 /// `openssl passwd -6 -salt abcdefgh password`
 const HASH: &str =
@@ -275,4 +278,41 @@ fn init_writes_nothing_when_something_is_wrong_or_missing() {
     let left: Vec<_> =
         fs::read_dir(&folder.0).expect("the folder").map(|e| e.expect("an entry").file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
+}
+
+/// Every page of help as `docs/cli.md` shows them.
+fn pages() -> String {
+    let mut out = String::new();
+    let topics = topics(&DAEMON);
+    assert!(topics.len() > 4);
+    for topic in topics {
+        let arguments: Vec<&str> = topic.split_whitespace().chain(["--help"]).collect();
+        let (status, page, err) = run(&arguments, &[], b"");
+        assert_eq!((status, err.as_str()), (Some(0), ""), "{topic}");
+        assert!(
+            page.contains("\nEXAMPLES\n    octoporty-agent"),
+            "{topic}: an example shows more than a paragraph"
+        );
+        let level = if topic.is_empty() { "##" } else { "###" };
+        let title = format!("octoporty-agent {topic}");
+        out.push_str(&format!("{level} {}\n\n```text\n{page}```\n\n", title.trim_end()));
+    }
+    out
+}
+
+/// `OCTOPORTY_WRITE_DOCS=1` writes the document anew instead.
+#[test]
+fn the_document_shows_the_help_as_it_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+    let text = fs::read_to_string(&path).expect("docs/cli.md");
+    let (begin, end) = ("<!-- octoporty-agent: begin -->\n", "<!-- octoporty-agent: end -->\n");
+    let (before, rest) = text.split_once(begin).expect("a beginning");
+    let (shown, after) = rest.split_once(end).expect("an end");
+    let expected = pages();
+    if std::env::var_os("OCTOPORTY_WRITE_DOCS").is_some() {
+        fs::write(&path, format!("{before}{begin}{expected}{end}{after}")).expect("written");
+    } else if shown != expected {
+        let differs = shown.lines().zip(expected.lines()).find(|(a, b)| a != b);
+        panic!("docs/cli.md is out of date at {differs:?}; OCTOPORTY_WRITE_DOCS=1 writes it anew");
+    }
 }

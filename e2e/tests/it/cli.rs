@@ -1,9 +1,10 @@
 //! Sub-commands of the Agent beside a running one, and without.
 
-use e2e::daemon::{self, Ended, Program};
+use e2e::daemon::{self, Daemon, Ended, Program};
+use e2e::journal::{PATIENCE, until};
 use e2e::sample;
 use e2e::upstream::Upstream;
-use e2e::world::{Agent, PASSWORD, World};
+use e2e::world::{Agent, Folder, Gateway, KEY, PASSWORD, Settings, World};
 use serde_json::{Value, json};
 
 /// Runs a sub-command with these settings.
@@ -157,4 +158,95 @@ fn the_health_check_needs_nothing_but_the_binary() {
     let port = world.gateway().address().port().to_string();
     let ended = daemon::run(Program::Gateway, &["healthcheck"], &[("Gateway__Port", &port)]);
     assert_eq!((ended.status.code(), ended.out.as_str(), ended.err.as_str()), (Some(0), "", ""));
+}
+
+#[test]
+fn a_backup_of_a_running_agent_can_be_restored_once_it_has_stopped() {
+    let mut world = World::start();
+    let env = world.agent().environment();
+    world.agent().map("kept.example.com", 8080);
+    let file = world.folder().path().join("copy.db");
+    let file = file.to_str().expect("UTF-8");
+    let said = good(&env, &["backup", file]);
+    assert!(said.starts_with(&format!("wrote {file} (")), "{said}");
+    // One that is there is not overwritten.
+    let err = bad(&env, &["backup", file], 1);
+    assert!(err.contains("exists"), "{err}");
+    let folder = world.folder().path().to_str().expect("UTF-8").to_owned();
+    let said: Value = serde_json::from_str(&good(&env, &["backup", &folder, "--json"])).expect("JSON");
+    let dated = said["file"].as_str().expect("a file");
+    assert!(dated.starts_with(&format!("{folder}/octoporty-2")) && dated.ends_with(".db"), "{dated}");
+    assert_eq!(said["bytes"].as_u64(), std::fs::metadata(dated).ok().map(|file| file.len()));
+
+    world.agent().map("new.example.com", 8080);
+    // While the Agent runs nothing is changed.
+    bad(&env, &["restore", file], 1);
+    assert_eq!(domains(world.agent()), ["kept.example.com", "new.example.com"]);
+    world.agents[0].daemon.kill();
+    let wrong = world.folder().write("wrong.db", "no database");
+    let err = bad(&env, &["restore", &wrong], 1);
+    assert!(err.contains("wrong.db"), "{err}");
+    let said = good(&env, &["restore", file]);
+    assert!(
+        said.contains("with 1 mappings") && said.contains("kept the database that was there as "),
+        "{said}"
+    );
+    world.agents[0].start_again();
+    assert_eq!(domains(world.agent()), ["kept.example.com"]);
+}
+
+#[test]
+fn a_backup_needs_no_setting_but_the_database() {
+    let folder = Folder::new();
+    let database = format!("Data Source={}/none.db", folder.path().display());
+    let env = vec![("CONNECTION_STRING".to_owned(), database)];
+    let err = bad(&env, &["backup", "/nowhere/x.db"], 1);
+    assert!(err.contains("none.db"), "{err}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 0, "no database is made");
+}
+
+#[test]
+fn init_check_run_and_add_lead_to_a_service_that_is_served() {
+    let gateway = Gateway::start(Settings::gateway());
+    let folder = Folder::new();
+    let (env_file, data) = (folder.path().join("agent.env"), folder.path().join("not/yet/there"));
+    let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    let (env_file, data) = (text(&env_file), text(&data));
+    let password = folder.write("password", PASSWORD);
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+    let url = format!("ws://{}/tunnel", gateway.address());
+    let arguments = [
+        "init",
+        "--non-interactive",
+        "--gateway-url",
+        &url,
+        "--api-key",
+        KEY,
+        "--password-file",
+        &password,
+        "--port",
+        &port.to_string(),
+        "--bind",
+        "127.0.0.1",
+        "--data",
+        &data,
+        "--output",
+        &env_file,
+    ];
+    good(&[], &arguments);
+    good(&[], &["check", "--env-file", &env_file]);
+    good(&[], &["doctor", "--env-file", &env_file]);
+    let mut command = daemon::command(Program::Agent);
+    command.args(["--env-file", &env_file]);
+    let mut agent = Daemon::spawn("agent of init", &mut command, [("Logging__FilePath", "")]);
+    assert_eq!(agent.address().port(), port);
+    good(&[], &["healthcheck", "--env-file", &env_file]);
+    let upstream = Upstream::start();
+    sample::install(&upstream);
+    let target = format!("127.0.0.1:{}", upstream.port());
+    good(&[], &["mappings", "add", "app.example.com", &target, "--env-file", &env_file]);
+    until("the service", PATIENCE, || {
+        (gateway.visitor("app.example.com").get("/hello").status() == 200).then_some(())
+    });
 }

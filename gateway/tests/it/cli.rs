@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::thread;
 
+use gateway::config::DAEMON;
+use shared::settings::help::topics;
+
 const KEY: (&str, &str) = ("Gateway__ApiKey", "0123456789abcdef0123456789abcdef");
 
 /// Exit status, standard output and standard error.
@@ -250,5 +253,42 @@ fn init_refuses_what_would_not_work() {
         assert_eq!((status, out.as_str()), (Some(2), ""), "{more:?}");
         assert!(err.contains(expected), "{more:?}: {err}");
         assert_eq!(fs::read_dir(&folder.0).expect("the folder").count(), 0, "{more:?}");
+    }
+}
+
+/// Every page of help as `docs/cli.md` shows them.
+fn pages() -> String {
+    let mut out = String::new();
+    let topics = topics(&DAEMON);
+    assert!(topics.len() > 4);
+    for topic in topics {
+        let arguments: Vec<&str> = topic.split_whitespace().chain(["--help"]).collect();
+        let (status, page, err) = run(&arguments, &[]);
+        assert_eq!((status, err.as_str()), (Some(0), ""), "{topic}");
+        assert!(
+            page.contains("\nEXAMPLES\n    octoporty-gateway"),
+            "{topic}: an example shows more than a paragraph"
+        );
+        let level = if topic.is_empty() { "##" } else { "###" };
+        let title = format!("octoporty-gateway {topic}");
+        out.push_str(&format!("{level} {}\n\n```text\n{page}```\n\n", title.trim_end()));
+    }
+    out
+}
+
+/// `OCTOPORTY_WRITE_DOCS=1` writes the document anew instead.
+#[test]
+fn the_document_shows_the_help_as_it_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+    let text = fs::read_to_string(&path).expect("docs/cli.md");
+    let (begin, end) = ("<!-- octoporty-gateway: begin -->\n", "<!-- octoporty-gateway: end -->\n");
+    let (before, rest) = text.split_once(begin).expect("a beginning");
+    let (shown, after) = rest.split_once(end).expect("an end");
+    let expected = pages();
+    if std::env::var_os("OCTOPORTY_WRITE_DOCS").is_some() {
+        fs::write(&path, format!("{before}{begin}{expected}{end}{after}")).expect("written");
+    } else if shown != expected {
+        let differs = shown.lines().zip(expected.lines()).find(|(a, b)| a != b);
+        panic!("docs/cli.md is out of date at {differs:?}; OCTOPORTY_WRITE_DOCS=1 writes it anew");
     }
 }
