@@ -51,8 +51,8 @@ impl Downlink {
             ToAgent::Log(lines) => {
                 // Nothing is logged here: a line about lines would never end.
                 self.news.lines(&lines);
-                for line in lines.lines {
-                    self.core.hub.publish(events::Event::GatewayLog(news::line(line)));
+                for line in news::gap(&lines).into_iter().chain(lines.lines.into_iter().map(news::line)) {
+                    self.core.hub.publish(events::Event::GatewayLog(line));
                 }
             }
             ToAgent::Routes(routes) => {
@@ -60,7 +60,9 @@ impl Downlink {
                     self.news.certificate(certificate);
                 }
                 for changed in self.news.routes(routes) {
-                    self.core.hub.publish(events::Event::MappingStatusUpdate(news::route_value(&changed)));
+                    let last = changed.id.parse().ok().and_then(|id| self.core.recorder.last_request(id));
+                    let value = news::route_value(&changed, last);
+                    self.core.hub.publish(events::Event::MappingStatusUpdate(value));
                 }
             }
             ToAgent::UpdateOutcome(outcome) => {

@@ -12,6 +12,9 @@ use shared::hello::{RouteNews, RouteReport};
 use shared::logging::{Level, Line};
 use shared::mapping::MappingId;
 use shared::threads::lock;
+use time::OffsetDateTime;
+
+use crate::timestamp;
 
 /// Certificates remembered; a Gateway that names more is not sane.
 const MOST_CERTIFICATES: usize = 20_000;
@@ -20,6 +23,18 @@ const MOST_CERTIFICATES: usize = 20_000;
 pub(crate) fn line(line: LogLine) -> Line {
     let level = Level::from_word(&line.level);
     Line { id: line.id, time_ms: line.time, level, text: line.message.into() }
+}
+
+/// Stands for lines that were left out, so that nobody takes what he sees for everything.
+pub(crate) fn gap(news: &LogNews) -> Option<Line> {
+    let first = news.lines.first().filter(|_| news.dropped > 0)?;
+    let text = format!("[{} lines are left out here: the tunnel had no room for them]", news.dropped);
+    Some(Line {
+        id: first.id.saturating_sub(1),
+        time_ms: first.time,
+        level: Level::Warning,
+        text: text.into(),
+    })
 }
 
 /// How far an update has got, as the API shows it.
@@ -33,12 +48,12 @@ pub(crate) fn outcome_value(outcome: &UpdateOutcome) -> Value {
     })
 }
 
-/// How a mapping stands, as those who listen are told.
-pub(crate) fn route_value(report: &RouteReport) -> Value {
+/// How a mapping stands, as those who listen are told. `last` is when it was last asked for.
+pub(crate) fn route_value(report: &RouteReport, last: Option<OffsetDateTime>) -> Value {
     json!({
         "mappingId": report.id,
         "status": if report.error.is_some() { "Error" } else { "Active" },
-        "lastRequestAt": null,
+        "lastRequestAt": last.map(timestamp::api_form),
         "errorMessage": report.error,
         "routeState": report.state,
         "routeError": report.error,
@@ -211,6 +226,15 @@ mod tests {
         assert_eq!(state(&news), ("rejected".into(), Some("its own address".into())));
         news.session_ended();
         assert!(news.reports().is_empty());
+    }
+
+    #[test]
+    fn lines_left_out_leave_a_line() {
+        let lines = vec![LogLine { id: 8, time: 5, level: "Info".into(), message: "m".into() }];
+        assert_eq!(gap(&LogNews { lines: lines.clone(), dropped: 0 }), None);
+        let line = gap(&LogNews { lines, dropped: 3 }).expect("a line");
+        assert_eq!((line.id, line.level), (7, Level::Warning));
+        assert!(line.text.contains("3 lines"), "{}", line.text);
     }
 
     #[test]

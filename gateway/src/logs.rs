@@ -204,3 +204,66 @@ impl Watcher {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shared::logging::Level;
+
+    use super::*;
+
+    fn ring(count: u64) -> Ring {
+        let ring = Ring::default();
+        for number in 1..=count {
+            ring.push(number as i64, Level::Information, format!("line {number}"));
+        }
+        ring
+    }
+
+    fn ask(ring: &Ring, before: u64, count: u32, contains: Option<&str>) -> (Vec<u64>, bool) {
+        let asked = GetLogs { request: 7, before, count, contains: contains.map(str::to_owned) };
+        let page = page(ring, &asked);
+        assert_eq!(page.request, 7);
+        (page.lines.iter().map(|line| line.id).collect(), page.has_more)
+    }
+
+    #[test]
+    fn pages_go_from_the_newest_line_back() {
+        let ring = ring(10);
+        assert_eq!(ask(&ring, 0, 3, None), (vec![10, 9, 8], true));
+        assert_eq!(ask(&ring, 8, 3, None), (vec![7, 6, 5], true));
+        assert_eq!(ask(&ring, 3, 2, None), (vec![2, 1], false), "nothing is older");
+        assert_eq!(ask(&ring, 1, 5, None), (vec![], false));
+        assert_eq!(ask(&ring, 99, 0, None), (vec![10], true), "at least one");
+        assert_eq!(ask(&Ring::default(), 0, 5, None), (vec![], false));
+    }
+
+    #[test]
+    fn lines_are_searched_as_far_as_the_ring_goes() {
+        let ring = ring(2500);
+        let (found, more) = ask(&ring, 0, 5, Some("line 7"));
+        assert_eq!((found, more), (vec![799, 798, 797, 796, 795], true));
+        assert_eq!(ask(&ring, 0, 5, Some("line 2500")), (vec![2500], false));
+        assert_eq!(ask(&ring, 0, 5, Some("nowhere")), (vec![], false));
+    }
+
+    #[test]
+    fn a_page_of_long_lines_ends_early_and_says_so() {
+        let ring = Ring::default();
+        for _ in 0..200 {
+            ring.push(0, Level::Error, "x".repeat(8000));
+        }
+        let asked = GetLogs { request: 1, before: 0, count: MAX_LOG_LINES, contains: None };
+        let page = page(&ring, &asked);
+        assert!(!page.lines.is_empty() && ToAgent::Logs(page).to_json().len() < 2 * MAX_LOG_BYTES);
+    }
+
+    #[test]
+    fn a_line_travels_with_one_of_four_levels() {
+        let ring = Ring::default();
+        for level in [Level::Fatal, Level::Warning, Level::Information, Level::Verbose] {
+            ring.push(5, level, "text");
+        }
+        let levels: Vec<_> = ring.before(u64::MAX, 9).iter().map(|line| wire(line).level).collect();
+        assert_eq!(levels, ["Error", "Warning", "Info", "Debug"]);
+    }
+}

@@ -372,17 +372,62 @@ mod tests {
     }
 
     #[test]
-    fn every_message_names_itself_as_listed() {
-        let messages = [
-            ToGateway::Draining.to_json(),
-            ToGateway::Bye.to_json(),
-            ToGateway::Unsupported { what: "x".into() }.to_json(),
-            ToAgent::Draining.to_json(),
+    fn every_message_goes_there_and_back_under_its_name() {
+        let caddy = r#""report":{"mode":"routes","state":"ok","writes":3}"#;
+        let to_gateway = [
+            r#""type":"hello","minVersion":1,"maxVersion":1,"agentVersion":"1","agentId":"x","credit":1"#
+                .to_owned(),
+            r#""type":"config","request":1,"hash":"","mappings":[]"#.to_owned(),
+            r#""type":"get-logs","request":1,"before":0,"count":10,"contains":"x""#.to_owned(),
+            r#""type":"watch-logs","on":true,"after":7"#.to_owned(),
+            r#""type":"get-caddy","request":1"#.to_owned(),
+            r#""type":"get-certificate","request":1,"host":"a.test""#.to_owned(),
+            r#""type":"update","request":1,"targetVersion":"2.0.0""#.to_owned(),
+            r#""type":"landing-page","request":1,"html":"<p>""#.to_owned(),
+            r#""type":"draining""#.to_owned(),
+            r#""type":"bye""#.to_owned(),
+            r#""type":"unsupported","what":"x""#.to_owned(),
         ];
-        for json in messages {
-            let typed: Typed = serde_json::from_slice(&json).unwrap();
-            assert!(CONTROL_MESSAGES.contains(&typed.kind.as_str()), "{}", typed.kind);
+        let to_agent = [
+            r#""type":"welcome","version":1,"gatewayVersion":"1","session":"s","generation":1,"heartbeatSeconds":30,"maxStreams":1,"links":1,"uptimeSeconds":1"#
+                .to_owned(),
+            r#""type":"refused","code":"version","message":"no""#.to_owned(),
+            r#""type":"config-ack","request":1,"hash":"","routes":[{"id":"x","state":"ok"}]"#.to_owned(),
+            r#""type":"logs","request":9,"lines":[{"id":1,"time":2,"level":"Info","message":"m"}],"hasMore":true"#
+                .to_owned(),
+            r#""type":"log","lines":[],"dropped":5"#.to_owned(),
+            format!(r#""type":"caddy","request":9,{caddy}"#),
+            r#""type":"certificate","request":9,"host":"a.test","state":"ok","names":["a.test"],"daysLeft":12"#
+                .to_owned(),
+            r#""type":"update-ack","request":9,"status":"already-queued","message":"m""#.to_owned(),
+            r#""type":"update-outcome","state":"rolled-back""#.to_owned(),
+            r#""type":"landing-page-ack","request":9,"hash":"h""#.to_owned(),
+            r#""type":"routes","routes":[{"id":"x","state":"served","certificate":{"host":"a.test","state":"ok"}}]"#
+                .to_owned(),
+            r#""type":"failed","request":9,"error":"e""#.to_owned(),
+            r#""type":"draining""#.to_owned(),
+        ];
+        let mut seen = Vec::new();
+        let mut note = |json: &[u8]| {
+            let typed: Typed = serde_json::from_slice(json).expect("a type");
+            seen.push(typed.kind);
+        };
+        for fields in &to_gateway {
+            let message = ToGateway::parse(format!("{{{fields}}}").as_bytes()).expect(fields);
+            assert_eq!(ToGateway::parse(&message.to_json()), Ok(message.clone()), "{fields}");
+            note(&message.to_json());
         }
+        for fields in &to_agent {
+            let message = ToAgent::parse(format!("{{{fields}}}").as_bytes()).expect(fields);
+            assert_eq!(ToAgent::parse(&message.to_json()), Ok(message.clone()), "{fields}");
+            assert_eq!(message.answers() == 9, fields.contains(r#""request":9"#), "{fields}");
+            note(&message.to_json());
+        }
+        let mut listed = CONTROL_MESSAGES.map(str::to_owned).to_vec();
+        seen.sort();
+        seen.dedup();
+        listed.sort();
+        assert_eq!(seen, listed);
     }
 
     #[test]

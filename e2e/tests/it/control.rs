@@ -401,6 +401,53 @@ fn an_older_agent_is_not_disturbed_by_what_the_gateway_tells() {
 }
 
 #[test]
+fn whoever_watches_the_log_gets_what_he_missed_and_what_comes() {
+    let gateway = Gateway::start(Settings::gateway());
+    let mut peer = Peer::publishing(gateway.address(), "0f8fad5b-d9cb-469f-a165-70867728950e", &["app.test"]);
+    peer.control(&json!({ "type": "watch-logs", "on": true, "after": 0 }));
+    let mut ids: Vec<u64> = Vec::new();
+    let note = |peer: &mut Peer, ids: &mut Vec<u64>, wanted: &str| loop {
+        let news = peer.expect_control("log");
+        assert_eq!(news["dropped"], 0, "{news}");
+        let lines = news["lines"].as_array().expect("lines").clone();
+        ids.extend(lines.iter().map(|line| line["id"].as_u64().expect("an id")));
+        if lines.iter().any(|line| line["message"].as_str().is_some_and(|m| m.contains(wanted))) {
+            return;
+        }
+    };
+    note(&mut peer, &mut ids, "1 mappings, serving");
+    assert_eq!(ids[0], 1, "from the first line on");
+    let mut visitor = gateway.visitor("app.test");
+    for number in 0..3 {
+        visitor.ask("GET", &format!("/live-{number}"), &[]);
+        let open = peer.expect_open();
+        peer.answer(open.stream, b"ok");
+        assert_eq!(visitor.response("GET").status(), 200);
+        note(&mut peer, &mut ids, &format!("/live-{number}"));
+    }
+    assert!(ids.windows(2).all(|pair| pair[1] == pair[0] + 1), "none twice, none left out: {ids:?}");
+
+    // No more of it: the next answer comes alone.
+    peer.control(&json!({ "type": "watch-logs", "on": false }));
+    peer.control(&json!({ "type": "get-logs", "request": 5, "count": 1 }));
+    assert_eq!(peer.expect_control("logs")["request"], 5);
+    visitor.ask("GET", "/unheard", &[]);
+    let open = peer.expect_open();
+    peer.answer(open.stream, b"ok");
+    assert_eq!(visitor.response("GET").status(), 200);
+    peer.control(&json!({ "type": "get-certificate", "request": 6, "host": "not-mine.test" }));
+    loop {
+        let message = peer.expect(e2e::peer::kind::CONTROL).json();
+        assert_ne!(message["type"], "log", "{message}");
+        if message["type"] == "failed" {
+            assert_eq!(message["request"], 6);
+            assert!(message["error"].as_str().expect("a text").contains("not-mine.test"), "{message}");
+            break;
+        }
+    }
+}
+
+#[test]
 fn a_lost_tunnel_fails_what_was_asked_at_once() {
     let gateway = FakeGateway::new();
     let mut settings = Settings::agent();

@@ -121,6 +121,47 @@ fn a_long_control_message_is_put_together_again() {
 }
 
 #[test]
+fn long_messages_that_may_wait_let_others_through_and_arrive_whole() {
+    let (gateway, agent) = pair();
+    // Nobody flushes before all of it is queued, so the order is that of the schedule.
+    let page = vec![b'p'; 1_500_000];
+    let next = vec![b'n'; 40_000];
+    assert!(gateway.link.later(&page) && gateway.link.later(&next));
+    assert!(gateway.link.later_bytes() >= page.len() + next.len());
+    gateway.link.control(b"{}");
+    gateway.link.data(1, &[7; 1000], true, None);
+    gateway.link.flush();
+    // In the middle of it: parts of two messages are on their way at the same time, and neither is mistaken.
+    let long = vec![b'l'; 200_000];
+    gateway.link.control(&long);
+    gateway.link.flush();
+    let mut seen = Vec::new();
+    while seen.len() < 5 {
+        seen.push(agent.seen.recv_timeout(LONG).expect("a message"));
+    }
+    assert_eq!(seen[0], Seen::Control(b"{}".to_vec()));
+    assert_eq!(seen[1], Seen::Data { stream: 1, len: 1000, end: true });
+    let place = |wanted: &[u8]| seen.iter().position(|seen| *seen == Seen::Control(wanted.to_vec()));
+    assert!(place(&long) < place(&next) && place(&page) < place(&next), "each whole, and in order");
+    assert_eq!(gateway.link.later_bytes(), 0);
+    close(gateway, agent);
+}
+
+#[test]
+fn what_may_wait_has_a_bound() {
+    let (gateway, agent) = pair();
+    let piece = vec![b'x'; 1024 * 1024];
+    let queued = (0..64).take_while(|_| gateway.link.later(&piece)).count();
+    assert!((10..=16).contains(&queued), "{queued}: the rest is for whoever sends it to drop, and to count");
+    assert!(!gateway.link.is_closed());
+    gateway.link.flush();
+    for _ in 0..queued {
+        assert_eq!(agent.seen.recv_timeout(LONG), Ok(Seen::Control(piece.clone())));
+    }
+    close(gateway, agent);
+}
+
+#[test]
 fn a_beat_is_answered_and_gives_the_round_trip() {
     let (gateway, agent) = pair();
     agent.link.beat();
