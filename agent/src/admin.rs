@@ -19,6 +19,7 @@ mod lockout;
 mod login;
 mod logs;
 mod mappings;
+mod metrics;
 pub(crate) mod offline;
 mod pages;
 mod probe;
@@ -59,6 +60,27 @@ pub struct AdminConfig {
     pub password_hash: Secret,
     /// The Agent's version, as the page shows it.
     pub version: String,
+    /// Its name.
+    pub name: String,
+    /// Seconds between two signs of life in the tunnel.
+    pub heartbeat_seconds: u64,
+    /// Opens `/metrics` to whoever shows it.
+    pub metrics_token: Option<Secret>,
+}
+
+impl AdminConfig {
+    /// What concerns us of the settings.
+    pub fn new(config: &Config) -> AdminConfig {
+        AdminConfig {
+            bind: SocketAddr::new(config.bind_address, config.port),
+            jwt_secret: config.jwt_secret.clone(),
+            password_hash: config.password_hash.clone(),
+            version: crate::VERSION.into(),
+            name: config.name.clone(),
+            heartbeat_seconds: config.heartbeat_seconds,
+            metrics_token: config.metrics_token.clone(),
+        }
+    }
 }
 
 /// What the endpoints for finding faults need to know from the settings.

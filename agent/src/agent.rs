@@ -13,8 +13,10 @@ use shared::control::{
 use shared::credit::{Budget, INITIAL, INITIAL_TIGHT};
 use shared::hello::{RouteReport, ToAgent, ToGateway};
 use shared::mapping::MappingId;
+use shared::metrics::{Done, Page};
 use shared::notify::Vital;
 use shared::poll::{Handle, Poller, Table};
+use shared::reason::Reason;
 use shared::threads;
 
 use crate::asks::{ANSWER_TIME, Urgency};
@@ -25,6 +27,7 @@ use crate::control::{
 use crate::events::Hub;
 use crate::history::{Limits, Recorder, RequestEntry};
 use crate::landing::Pages;
+use crate::metrics;
 use crate::news;
 use crate::pool::Pool;
 use crate::resolver::Resolver;
@@ -88,6 +91,13 @@ impl Core {
             visitor: summary.visitor,
             user_agent: summary.user_agent,
             failure: summary.failed.map(|reason| (reason, summary.failure)),
+        });
+        summary.requests.count(Done {
+            status: summary.status,
+            failed: summary.failed.is_some_and(|reason| reason != Reason::VisitorGone),
+            bytes_in: summary.request_bytes,
+            bytes_out: summary.response_bytes,
+            micros: summary.micros,
         });
         if !log::log_enabled!(log::Level::Info) {
             return;
@@ -246,9 +256,17 @@ impl Agent {
 }
 
 impl Control for TunnelSet {
+    fn statuses(&self) -> Vec<TunnelStatus> {
+        self.tunnels.iter().map(|tunnel| tunnel.status()).collect()
+    }
+
+    fn metrics(&self, page: &mut Page) {
+        metrics::write(&self.core, &self.statuses(), page);
+    }
+
     /// Of several Gateways the first that is connected, else the first.
     fn status(&self) -> TunnelStatus {
-        let mut all: Vec<_> = self.tunnels.iter().map(|tunnel| tunnel.status()).collect();
+        let mut all = self.statuses();
         let best = all.iter().position(|status| status.state == TunnelState::Connected).unwrap_or(0);
         if all.is_empty() { TunnelStatus::default() } else { all.swap_remove(best) }
     }

@@ -10,6 +10,7 @@ use shared::control::{CaddyReport, CertificateReport, UpdateOutcome, UpdateStatu
 use shared::hello::RouteReport;
 use shared::logging::Line;
 use shared::mapping::MappingId;
+use shared::metrics::Page;
 use time::OffsetDateTime;
 
 /// The tunnel, as the admin API sees it. Every call returns at once, except where it says how long it may
@@ -26,6 +27,16 @@ pub trait Control: Send + Sync {
 
     /// The Operator wants a fresh connection: drop what there is and dial without waiting for the back-off.
     fn reconnect(&self);
+
+    /// How the tunnel to each Gateway is doing, in the order of the settings.
+    fn statuses(&self) -> Vec<TunnelStatus> {
+        vec![self.status()]
+    }
+
+    /// What the tunnels and the requests in them tell for `/metrics`.
+    fn metrics(&self, page: &mut Page) {
+        let _ = page;
+    }
 
     // What follows asks the Gateway; by itself it answers as when none is connected, so that a fake need not.
 
@@ -217,4 +228,6 @@ pub struct TunnelStatus {
     pub rtt_ms: Option<f64>,
     /// Links now open in the Session.
     pub links: usize,
+    /// Requests now under way in the Session.
+    pub streams: usize,
 }

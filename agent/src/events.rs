@@ -154,6 +154,11 @@ impl Hub {
         self.count.load(Relaxed) > 0
     }
 
+    /// How many listen.
+    pub(crate) fn listeners(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
     /// Events that did not reach somebody who listened.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)

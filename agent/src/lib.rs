@@ -21,6 +21,7 @@ pub mod events;
 mod exchange;
 pub mod history;
 mod landing;
+mod metrics;
 mod migrations;
 mod news;
 pub mod password;

@@ -45,13 +45,8 @@ fn run(config: Config) -> Result<(), String> {
     let notify = Notify::from_environment().map_err(|e| e.to_string())?;
     config.make_database_directory();
     let store = Store::open(&config.database).map_err(|e| e.to_string())?;
-    let admin = AdminConfig {
-        bind: SocketAddr::new(config.bind_address, config.port),
-        jwt_secret: config.jwt_secret.clone(),
-        password_hash: config.password_hash.clone(),
-        version: agent::VERSION.into(),
-    };
     let reach = Reach::of(&config);
+    let admin = AdminConfig::new(&config);
     let live = Live { hub: Arc::default(), log: log.ring() };
     let running = agent::start(config, store.clone(), Arc::clone(&live.hub)).map_err(|e| e.to_string())?;
     let app =

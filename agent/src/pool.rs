@@ -39,6 +39,11 @@ impl Pool {
         upstream
     }
 
+    /// How many connections are idle.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.inner).len
+    }
+
     /// Keeps a connection; `false`: the pool is full.
     pub(crate) fn put(&self, serial: u64, upstream: Arc<Upstream>) -> bool {
         let mut inner = lock(&self.inner);

@@ -127,6 +127,21 @@ impl Store {
         })))
     }
 
+    /// Bytes of the file and of what has been written and is not in it yet.
+    pub fn bytes(&self) -> u64 {
+        let log = {
+            let mut name = self.0.path.clone().into_os_string();
+            name.push("-wal");
+            PathBuf::from(name)
+        };
+        // What is not there has no bytes.
+        [&self.0.path, &log]
+            .into_iter()
+            .filter_map(|path| fs::metadata(path).ok())
+            .map(|file| file.len())
+            .sum()
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.0.path

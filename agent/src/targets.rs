@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use shared::hello::{ConfigMapping, table_hash};
 use shared::mapping::{HostHeader, Mapping, UpstreamHost};
+use shared::metrics::{Registry, Requests};
 use shared::threads::lock;
 
 /// Where a Mapping leads.
@@ -18,6 +19,8 @@ pub(crate) struct Target {
     pub(crate) host_header: Option<String>,
     /// Host and port as the upstream itself would be called.
     pub(crate) authority: String,
+    /// The counters of the Mapping.
+    pub(crate) requests: Arc<Requests>,
 }
 
 /// What an id stands for.
@@ -48,6 +51,7 @@ pub(crate) struct Targets {
     /// Held by whoever swaps.
     swapping: Mutex<()>,
     serials: AtomicU64,
+    requests: Registry,
 }
 
 impl Targets {
@@ -61,12 +65,16 @@ impl Targets {
             let key = *mapping.id.as_bytes();
             let target = match old.by_id.get(&key) {
                 Some(known) if known.mapping == mapping => Arc::clone(known),
-                _ => Arc::new(Target::new(mapping, self.serials.fetch_add(1, Relaxed))),
+                _ => {
+                    let requests = self.requests.of(mapping.id);
+                    Arc::new(Target::new(mapping, self.serials.fetch_add(1, Relaxed), requests))
+                }
             };
             (key, target)
         });
         let version = old.version + 1;
         let table = Arc::new(Table { by_id: by_id.collect(), version });
+        self.requests.keep(&table.by_id.values().map(|target| target.mapping.id).collect());
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         Ok(version)
     }
@@ -82,6 +90,11 @@ impl Targets {
             Some(target) => Found::Disabled(Arc::clone(target)),
             None => Found::Unknown,
         }
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<Target>> {
+        self.table().by_id.values().cloned().collect()
     }
 
     /// What the Gateway is told: the enabled ones, without their targets.
@@ -100,7 +113,7 @@ impl Targets {
 }
 
 impl Target {
-    fn new(mapping: Mapping, serial: u64) -> Target {
+    fn new(mapping: Mapping, serial: u64, requests: Arc<Requests>) -> Target {
         let default_port = if mapping.tls { 443 } else { 80 };
         let host = match &mapping.host {
             UpstreamHost::Address(std::net::IpAddr::V6(ip)) => format!("[{ip}]"),
@@ -113,6 +126,6 @@ impl Target {
             HostHeader::Target => Some(authority.clone()),
             HostHeader::Literal(value) => Some(value.as_str().to_owned()),
         };
-        Target { serial, mapping, host_header, authority }
+        Target { serial, mapping, host_header, authority, requests }
     }
 }

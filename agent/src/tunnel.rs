@@ -171,6 +171,7 @@ impl Tunnel {
         if let Some(session) = &state.session {
             let links = session.links();
             status.links = links.len();
+            status.streams = session.streams.len();
             if let Some(link) = links.first() {
                 status.rtt_ms = (link.rtt() > 0).then(|| link.rtt() as f64 / 1000.0);
                 status.gateway_uptime =

@@ -22,6 +22,7 @@ use shared::frame::{Frame, Open};
 use shared::head::{self, Framing, RequestHead};
 use shared::link::Link;
 use shared::mapping::{Mapping, UpstreamHost};
+use shared::metrics::Requests;
 use shared::monotime;
 use shared::outbox::Outbox;
 use shared::reason::Reason;
@@ -1161,6 +1162,7 @@ impl Exchange {
             response_bytes: self.response_bytes,
             counted: self.counted,
             micros: monotime::micros().saturating_sub(self.started),
+            requests: &target.requests,
         }
     }
 }
@@ -1185,6 +1187,8 @@ pub(crate) struct Summary<'e> {
     /// Those of them that the history knows of.
     pub(crate) counted: (u64, u64),
     pub(crate) micros: u64,
+    /// The counters of its mapping.
+    pub(crate) requests: &'e Requests,
 }
 
 /// What the visitor's program calls itself, as long as the history keeps it.

@@ -13,6 +13,7 @@
 //! | cut, freeze or delay the network | [`line::Line`] |
 //! | be an Agent or a Gateway by hand | [`peer`] |
 //! | have a real Caddy in front | [`caddy::Caddy`] |
+//! | have a page judged by a parser of others | [`python`] |
 
 pub mod bytes;
 pub mod caddy;
@@ -22,6 +23,7 @@ pub mod journal;
 pub mod line;
 pub mod message;
 pub mod peer;
+pub mod python;
 pub mod sample;
 pub mod site;
 pub mod socket;

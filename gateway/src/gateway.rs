@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::desk::{self, Desk};
 use crate::ingress::{self, Ingress};
 use crate::logs::Feed;
+use crate::metrics;
 use crate::tunnels::{Counts, Session, TunnelSettings, Tunnels};
 use crate::update::{self, Update};
 use crate::uplink::Uplink;
@@ -49,6 +50,7 @@ pub(crate) struct Core {
     pub(crate) feed: Feed,
     pub(crate) caddy: Caddy,
     pub(crate) update: Update,
+    pub(crate) counters: metrics::Counters,
     /// Requests that wait for an Agent.
     pub(crate) held: AtomicUsize,
     held_tokens: Mutex<Vec<usize>>,
@@ -206,6 +208,7 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
         desk: Desk::new(),
         feed: Feed::new(log),
         update: Update::new(&config),
+        counters: metrics::Counters::default(),
         caddy: Caddy::new(caddy::Settings::new(&config, address)),
         held: AtomicUsize::new(0),
         held_tokens: Mutex::default(),

@@ -16,6 +16,7 @@ mod gateway;
 mod ingress;
 mod landing;
 mod logs;
+mod metrics;
 mod own;
 mod questions;
 mod routes;

@@ -9,7 +9,7 @@
 //! A Session serves traffic once its first `config` is applied; until then, and while the Agent is away, the routes
 //! of its last table stay in force, so that requests can be held instead of refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -22,6 +22,7 @@ use shared::hello::{
 use shared::hostname::Hostname;
 use shared::link::{Link, Threads};
 use shared::mapping::MappingId;
+use shared::metrics::{Registry, Requests, Row};
 use shared::monotime;
 use shared::reason::Reason;
 use shared::streams::Streams;
@@ -95,12 +96,13 @@ pub(crate) struct Session {
 pub(crate) struct Target {
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) mapping: MappingId,
+    requests: Arc<Requests>,
 }
 
 /// What to do with a request for a host name.
 pub(crate) enum Choice {
     /// Send it to this Session.
-    Serve(Arc<Session>, MappingId),
+    Serve(Arc<Session>, MappingId, Arc<Requests>),
     /// The Agent has been away for a moment: keep the request for a while.
     Hold,
     /// The Agent is away.
@@ -130,6 +132,8 @@ pub(crate) struct Tunnels {
     links_made: AtomicU64,
     turn: AtomicUsize,
     draining: AtomicBool,
+    /// Counters by mapping.
+    requests: Registry,
 }
 
 /// How many there are of each, for `/health` and tests.
@@ -240,7 +244,19 @@ impl Tunnels {
             links_made: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            requests: Registry::default(),
         }
+    }
+
+    /// Host names with their mappings' counters.
+    pub(crate) fn requests(&self) -> Vec<Row> {
+        let tunnels: Vec<_> = lock(&self.tunnels).values().cloned().collect();
+        let row = |(id, host): (MappingId, Hostname)| Row {
+            mapping: id.to_string(),
+            host: host.as_str().to_owned(),
+            requests: self.requests.of(id),
+        };
+        tunnels.iter().flat_map(|tunnel| tunnel.table()).map(row).collect()
     }
 
     /// Name for the next Link; its threads are called after it.
@@ -462,6 +478,7 @@ impl Tunnels {
     /// Makes the routes anew from all tables.
     fn rebuild(&self) {
         let mut routes = Routes::default();
+        let mut ids = HashSet::new();
         // Held while the new table is put in place, so that of two changes the later one stays.
         let tunnels = lock(&self.tunnels);
         self.settings.fqdn.iter().for_each(|host| routes.reserve(host));
@@ -469,9 +486,12 @@ impl Tunnels {
             let state = lock(&tunnel.state);
             state.own_hosts.iter().for_each(|host| routes.reserve(host));
             for (mapping, host) in &state.table {
-                routes.add(host, Target { tunnel: Arc::clone(tunnel), mapping: *mapping });
+                ids.insert(*mapping);
+                let requests = self.requests.of(*mapping);
+                routes.add(host, Target { tunnel: Arc::clone(tunnel), mapping: *mapping, requests });
             }
         }
+        self.requests.keep(&ids);
         let mut place = self.routes.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         *place = Arc::new(routes);
     }
@@ -510,7 +530,7 @@ impl Tunnels {
             return Choice::Unknown;
         }
         let turn = if targets.len() > 1 { self.turn.fetch_add(1, Relaxed) } else { 0 };
-        let mut best: Option<(usize, Arc<Session>, MappingId)> = None;
+        let mut best: Option<(usize, Arc<Session>, &Target)> = None;
         let mut lost_lately = false;
         let now = monotime::micros();
         for i in 0..targets.len() {
@@ -520,7 +540,7 @@ impl Tunnels {
                 Some(session) if session.serves() => {
                     let load = session.streams.len();
                     if best.as_ref().is_none_or(|(least, ..)| load < *least) {
-                        best = Some((load, Arc::clone(session), target.mapping));
+                        best = Some((load, Arc::clone(session), target));
                     }
                 }
                 // Greeted, and its table is on its way; or draining, and its next Session is.
@@ -532,7 +552,9 @@ impl Tunnels {
             }
         }
         match best {
-            Some((_, session, mapping)) => Choice::Serve(session, mapping),
+            Some((_, session, target)) => {
+                Choice::Serve(session, target.mapping, Arc::clone(&target.requests))
+            }
             None if lost_lately && self.settings.hold_seconds > 0 => Choice::Hold,
             None => Choice::Away,
         }

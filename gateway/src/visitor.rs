@@ -23,6 +23,7 @@ use shared::forwarded;
 use shared::frame::{Frame, Open};
 use shared::head::{self, Framing, HopConnection, RequestHead, Version};
 use shared::link::Link;
+use shared::metrics::{Done, Requests};
 use shared::monotime;
 use shared::outbox::Outbox;
 use shared::reason::Reason;
@@ -168,6 +169,8 @@ struct Exchange {
     half_closed: bool,
     /// How it failed, for the log.
     failed: Option<Reason>,
+    /// The counters of its mapping.
+    requests: Arc<Requests>,
 }
 
 /// What to do with the bytes of a request.
@@ -397,8 +400,9 @@ impl Visitor {
             return Begun::Used;
         }
         match core.tunnels.choose(head.host.name()) {
-            Choice::Serve(session, mapping) => {
-                match self.open(inner, context, head, session, *mapping.as_bytes(), now) {
+            Choice::Serve(session, mapping, requests) => {
+                let mapping = *mapping.as_bytes();
+                match self.open(inner, context, head, session, (mapping, requests), now) {
                     Ok(()) => Begun::Used,
                     Err(NoStream::Full) => {
                         self.refuse(inner, context, head, Reason::TooManyStreams);
@@ -577,7 +581,7 @@ impl Visitor {
         context: &mut Context,
         head: &RequestHead<'_>,
         session: Arc<Session>,
-        mapping: [u8; 16],
+        (mapping, requests): ([u8; 16], Arc<Requests>),
         now: u64,
     ) -> Result<(), NoStream> {
         let core = &self.core;
@@ -639,6 +643,7 @@ impl Visitor {
             heavy: false,
             half_closed: false,
             failed: None,
+            requests,
             visitor: address,
             label: head.visitor_label().map_or_else(String::new, |label| format!(" [{label}]")),
             request_id,
@@ -1063,6 +1068,7 @@ impl Visitor {
         keep: bool,
         is_head: bool,
     ) {
+        self.core.counters.own_answers.add(1);
         inner.outbox.push(&answer.to_bytes(keep, is_head));
         if let Phase::Exchange(exchange) = &mut inner.phase {
             exchange.status = answer.status;
@@ -1173,7 +1179,7 @@ impl Visitor {
     fn finish(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
         self.close_stream(inner, None, context);
         let Phase::Exchange(exchange) = std::mem::replace(&mut inner.phase, Phase::Head) else { return };
-        exchange.log(inner.since);
+        exchange.note(inner.since);
         if exchange.raw {
             return self.close(inner, false);
         }
@@ -1220,7 +1226,7 @@ impl Visitor {
             return;
         }
         match std::mem::replace(&mut inner.phase, Phase::Closed) {
-            Phase::Exchange(exchange) => exchange.log(inner.since),
+            Phase::Exchange(exchange) => exchange.note(inner.since),
             Phase::Held => drop(self.core.held.fetch_sub(1, Relaxed)),
             _ => {}
         }
@@ -1388,14 +1394,23 @@ impl Exchange {
         }
     }
 
-    fn log(&self, since: u64) {
-        if !log::log_enabled!(log::Level::Info) {
-            return;
-        }
+    /// It is over: counts it, and writes its line.
+    fn note(&self, since: u64) {
         let status = match self.failed {
             Some(reason) if self.status == 0 => reason.status(),
             _ => self.status,
         };
+        let micros = monotime::micros().saturating_sub(since);
+        self.requests.count(Done {
+            status,
+            failed: self.failed.is_some_and(|reason| reason != Reason::VisitorGone),
+            bytes_in: self.request_bytes,
+            bytes_out: self.response_bytes,
+            micros,
+        });
+        if !log::log_enabled!(log::Level::Info) {
+            return;
+        }
         let failed = self.failed.map_or_else(String::new, |r| format!(" {} at the {}", r.name(), r.hop()));
         log::info!(
             "{}{} {} {} {}{} -> {status}{failed}, {} B in, {} B out, {} ms, agent {:?}",
@@ -1407,7 +1422,7 @@ impl Exchange {
             self.target,
             self.request_bytes,
             self.response_bytes,
-            monotime::micros().saturating_sub(since) / 1000,
+            micros / 1000,
             self.session.agent_name,
         );
     }

@@ -39,6 +39,7 @@ pub mod threads;
 pub mod activation;
 pub mod clock;
 pub mod logging;
+pub mod metrics;
 pub mod notify;
 pub mod secret;
 pub mod settings;

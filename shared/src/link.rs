@@ -27,11 +27,19 @@ use tungstenite::protocol::{Role, WebSocketContext};
 
 use crate::alive::Signs;
 use crate::frame::{self, Frame, HEADER, MAX_CONTROL, MAX_CONTROL_PART, MAX_DATA, Side};
+use crate::metrics::Counter;
 use crate::monotime;
 use crate::poll::Handle;
 use crate::schedule::Schedule;
 use crate::threads::{self, lock};
 use crate::ws;
+
+/// Bytes received on all Links of the process until now, WebSocket framing included.
+pub static RECEIVED: Counter = Counter::new();
+/// Bytes sent likewise.
+pub static SENT: Counter = Counter::new();
+/// Messages that could wait and were dropped, because too many did.
+pub static LATER_DROPPED: Counter = Counter::new();
 
 /// Bytes encoded into one `send`.
 const BATCH: usize = 64 * 1024;
@@ -336,6 +344,7 @@ impl Link {
         let mut frames = control_frames(json, MAX_DATA, true);
         let mut sending = lock(&self.sending);
         if sending.closed || sending.schedule.later_bytes() + json.len() > MAX_LATER_QUEUED {
+            LATER_DROPPED.add(1);
             return false;
         }
         if frames.len() == 1 && sending.fast() {
@@ -578,6 +587,7 @@ impl Link {
     fn note_out(&self, bytes: usize) {
         self.last_out.store(monotime::micros(), Relaxed);
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
+        SENT.add(bytes as u64);
     }
 
     /// Sends without waiting; returns how many bytes went.
@@ -645,6 +655,7 @@ impl Link {
             let step = match context.read(&mut inlet) {
                 Ok(Message::Binary(bytes)) => {
                     self.bytes_in.fetch_add(bytes.len() as u64, Relaxed);
+                    RECEIVED.add(bytes.len() as u64);
                     self.receive(&bytes, &mut control, &mut receiver)
                 }
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Ok(()),

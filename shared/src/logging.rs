@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
 use log::{LevelFilter, Log, Metadata, Record};
 
+use crate::metrics::Counter;
 use crate::{clock, threads};
 
 pub use banner::{banner, print_banner, uid_gid};
@@ -37,6 +38,9 @@ use rolling::{Change, Rolling};
 
 /// Target of lines that say why the daemon ends: `log::error!(target: FATAL, ...)`.
 pub const FATAL: &str = "fatal";
+
+/// Lines that were dropped until now because writing them took too long.
+pub static DROPPED: Counter = Counter::new();
 
 /// Lines that may wait for the log thread: a second of a busy Gateway. More would cost memory while a disk hangs.
 const QUEUE: usize = 4096;
@@ -209,6 +213,7 @@ impl Log for Logger {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 self.dropped.fetch_add(1, Relaxed);
+                DROPPED.add(1);
             }
             // After the end of the log, in the last moments of the process.
             Err(TrySendError::Disconnected(Message::Line(event))) => say(&event.text),

@@ -11,8 +11,8 @@ use super::login::{Operator, Shown};
 use super::problem::{self, problem};
 use super::status::status;
 use super::{
-    backup, diagnose, echo, events, gateway, history, landing, login, logs, mappings, pages, probe, routes,
-    transfer,
+    backup, diagnose, echo, events, gateway, history, landing, login, logs, mappings, metrics, pages, probe,
+    routes, transfer,
 };
 use crate::control::TunnelState;
 
@@ -30,8 +30,8 @@ pub(crate) struct Params<'r> {
 enum Access {
     Anyone,
     Operator,
-    /// The Operator, or whoever has the key of the tunnel.
-    OperatorOrKey,
+    /// The Operator, or whoever has a key that opens this route only.
+    Key(fn(&App, &Request) -> bool),
 }
 
 struct Route {
@@ -79,8 +79,8 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/gateway/update", Access::Operator, gateway::update),
     route("POST", "/api/v1/gateway/update", Access::Operator, gateway::request_update),
     route("POST", "/api/v1/test/diagnose", Access::Operator, diagnose::diagnose),
-    route("GET", "/api/v1/test/echo", Access::OperatorOrKey, echo::echo),
-    route("POST", "/api/v1/test/echo", Access::OperatorOrKey, echo::echo),
+    route("GET", "/api/v1/test/echo", Access::Key(echo::has_key), echo::echo),
+    route("POST", "/api/v1/test/echo", Access::Key(echo::has_key), echo::echo),
     route("GET", "/api/v1/settings/landing-page", Access::Operator, landing::get),
     route("PUT", "/api/v1/settings/landing-page", Access::Operator, landing::put).limit(landing::BODY),
     route("DELETE", "/api/v1/settings/landing-page", Access::Operator, landing::reset),
@@ -90,6 +90,7 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/traffic", Access::Operator, history::traffic),
     route("GET", "/api/v1/agent/logs", Access::Operator, logs::agent_logs),
     route("GET", "/api/v1/events", Access::Operator, events::events),
+    route("GET", "/metrics", Access::Key(metrics::has_token), metrics::metrics),
     route("GET", "/health", Access::Anyone, health),
 ];
 
@@ -160,7 +161,8 @@ pub(crate) fn guarded(mut response: Response) -> Response {
 }
 
 fn answer(app: &App, request: &Request) -> (Response, Asker) {
-    let in_api = request.path == "/api" || request.path.starts_with("/api/") || request.path == "/health";
+    let own = ["/api", "/health", "/metrics"].contains(&request.path.as_str());
+    let in_api = own || request.path.starts_with("/api/");
     if !in_api {
         return (pages::page(request), Asker::Stranger);
     }
@@ -200,13 +202,10 @@ fn find(request: &Request) -> Result<(&'static Route, Params<'_>), Response> {
 
 /// Whether this request may go there, and whether it is the Operator's.
 fn admit(app: &App, request: &Request, route: &Route) -> Result<Option<Operator>, Response> {
-    if matches!(route.access, Access::Anyone) {
-        return Ok(None);
-    }
-    if matches!(route.access, Access::OperatorOrKey)
-        && let (Some(key), Some(given)) = (&app.reach.api_key, request.header("x-api-key"))
-    {
-        return if key.matches(given.as_bytes()) { Ok(None) } else { Err(problem(401, "the key is wrong")) };
+    match route.access {
+        Access::Anyone => return Ok(None),
+        Access::Key(shown) if shown(app, request) => return Ok(None),
+        Access::Key(_) | Access::Operator => {}
     }
     let operator = login::authenticate(app, request)?;
     if operator.shown == Shown::Cookie && !request.is_safe() {
@@ -287,6 +286,7 @@ mod tests {
     use crate::store::scratch::Scratch;
     use crate::timestamp;
 
+    const METRICS_TOKEN: &str = "metrics-token-of-the-test";
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
     /// Of "password", by `openssl passwd -6`.
     const HASH: &str =
@@ -338,6 +338,9 @@ mod tests {
                 jwt_secret: Secret::new(SECRET),
                 password_hash: Secret::new(HASH),
                 version: "1.2.3".into(),
+                name: "home".into(),
+                heartbeat_seconds: 30,
+                metrics_token: Some(Secret::new(METRICS_TOKEN)),
             };
             let store = scratch.store();
             *tunnel.store.lock().expect("store") = Some(store.clone());
@@ -601,7 +604,7 @@ mod tests {
     fn every_route_but_the_open_ones_asks_who_is_there() {
         let world = World::new();
         let mut asked = 0;
-        for route in ROUTES.iter().filter(|route| matches!(route.access, Access::Operator)) {
+        for route in ROUTES.iter().filter(|route| !matches!(route.access, Access::Anyone)) {
             let path = route.path.replace("{id}", "0f8fad5b-d9cb-469f-a165-70867728950e");
             let answer = world.ask(&Request::new(route.method, &path).json("{}"));
             assert_eq!(answer.status, 401, "{} {path}", route.method);
@@ -871,11 +874,19 @@ mod tests {
             json!({
                 "connectionStatus": "Disconnected", "gatewayUrl": "wss://gateway.example:443", "lastConnected": null,
                 "lastDisconnected": null, "reconnectAttempts": 0, "uptimeSeconds": null, "uptime": null,
-                "version": "1.2.3",
-            "startedAt": started, "activeMappings": 1, "gatewayVersion": null, "lastError": null,
+                "version": "1.2.3", "startedAt": started, "activeMappings": 1, "gatewayVersion": null, "lastError": null,
                 "gatewayUpdateAvailable": false, "gatewayUptime": null, "rttMs": null, "links": 0,
+                "agentId": world.app.store.agent_id().expect("an id"), "agentName": "home", "heartbeatSeconds": 30,
+                "droppedRequests": 0,
+                "database": { "path": world.app.store.path(), "bytes": away["database"]["bytes"] },
+                "gatewayUrls": [{
+                    "url": "wss://gateway.example:443", "state": "Disconnected", "lastError": null,
+                    "lastConnected": null, "lastDisconnected": null, "reconnectAttempts": 0, "version": null,
+                    "rttMs": null, "links": 0, "streams": 0,
+                }],
             })
         );
+        assert!(away["database"]["bytes"].as_u64().expect("a number") > 1000);
         let at = timestamp::from_database("2026-01-20 19:58:47.68").expect("a date");
         *world.tunnel.status.lock().expect("status") = TunnelStatus {
             state: TunnelState::Connected,
@@ -889,6 +900,7 @@ mod tests {
             gateway_uptime: Some(77),
             rtt_ms: Some(1.5),
             links: 4,
+            streams: 2,
         };
         let here = world.operator("GET", "/api/v1/status", None).value();
         assert_eq!(here["connectionStatus"], "Connected");
@@ -899,6 +911,47 @@ mod tests {
             (&here["rttMs"], &here["links"], &here["reconnectAttempts"]),
             (&json!(1.5), &json!(4), &json!(3))
         );
+    }
+
+    #[test]
+    fn metrics_are_for_the_operator_and_whoever_has_their_token_which_opens_nothing_else() {
+        let world = World::new();
+        let ask = |path: &str, authorization: Option<&str>| {
+            let request = Request::new("GET", path);
+            world.ask(&match authorization {
+                Some(value) => request.field("Authorization", value),
+                None => request,
+            })
+        };
+        let token = format!("Bearer {METRICS_TOKEN}");
+        let told = ask("/metrics", Some(&token));
+        assert_eq!(
+            (told.status, told.header("Content-Type")),
+            (200, Some("text/plain; version=0.0.4; charset=utf-8"))
+        );
+        let text = String::from_utf8(told.written().expect("a page")).expect("text");
+        assert!(text.contains("octoporty_build_info{component=\"agent\",version=\"1.2.3\"} 1\n"), "{text}");
+        assert_eq!(ask("/metrics", Some(&format!("Bearer {}", good_token()))).status, 200);
+        for authorization in
+            [None, Some("Bearer "), Some("Bearer metrics-token"), Some(METRICS_TOKEN), Some("Basic x")]
+        {
+            assert_eq!(ask("/metrics", authorization).status, 401, "{authorization:?}");
+        }
+        assert_eq!(ask("/api/v1/status", Some(&token)).status, 401);
+        let without = AdminConfig { metrics_token: None, ..world.app.config.clone() };
+        let tunnel = Arc::clone(&world.tunnel) as Arc<dyn Control>;
+        let app = App::new(
+            without,
+            world.app.store.clone(),
+            Arc::clone(&world.app.history),
+            tunnel,
+            Live::default(),
+        )
+        .expect("an app");
+        for token in ["Bearer ", "Bearer", "Bearer null"] {
+            let request = Request::new("GET", "/metrics").field("Authorization", token);
+            assert_eq!(handle(&app, &request).status, 401, "{token}");
+        }
     }
 
     #[test]

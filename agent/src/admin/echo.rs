@@ -10,6 +10,12 @@ use crate::timestamp;
 /// What a request must not bring back: it would end up in somebody's terminal.
 const SECRET: [&str; 3] = ["authorization", "cookie", "x-api-key"];
 
+/// Whether the request shows the key of the tunnel.
+pub(crate) fn has_key(app: &App, request: &Request) -> bool {
+    let shown = app.reach.api_key.as_ref().zip(request.header("x-api-key"));
+    shown.is_some_and(|(key, given)| key.matches(given.as_bytes()))
+}
+
 /// `/api/v1/test/echo`.
 pub(crate) fn echo(app: &App, request: &Request, _: &Params<'_>) -> Response {
     let data = if request.method == "POST" && !request.body.is_empty() {

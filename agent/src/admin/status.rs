@@ -10,7 +10,8 @@ use super::App;
 use super::api::Params;
 use super::http::{Request, Response};
 use super::problem;
-use crate::control::{Control, TunnelState};
+use crate::control::{Control, TunnelState, TunnelStatus};
+use crate::history::Recorder;
 use crate::store::{Store, StoreError};
 use crate::timestamp;
 
@@ -26,8 +27,11 @@ pub(crate) fn status(app: &App, _: &Request, _: &Params<'_>) -> Response {
 #[derive(Clone)]
 pub(crate) struct Source {
     store: Store,
+    history: Arc<Recorder>,
     control: Arc<dyn Control>,
     version: String,
+    name: String,
+    heartbeat_seconds: u64,
     started: OffsetDateTime,
 }
 
@@ -35,8 +39,11 @@ impl Source {
     pub(crate) fn new(app: &App) -> Source {
         Source {
             store: app.store.clone(),
+            history: Arc::clone(&app.history),
             control: Arc::clone(&app.control),
             version: app.config.version.clone(),
+            name: app.config.name.clone(),
+            heartbeat_seconds: app.config.heartbeat_seconds,
             started: app.started,
         }
     }
@@ -49,6 +56,7 @@ impl Source {
         let uptime = tunnel.connected_since.filter(|_| connected).map(|since| since.elapsed().as_secs_f64());
         let update =
             tunnel.gateway_version.as_deref().is_some_and(|theirs| version::newer(&self.version, theirs));
+        let gateways: Vec<_> = self.control.statuses().iter().map(gateway).collect();
         Ok(json!({
             "connectionStatus": tunnel.state.to_string(),
             "gatewayUrl": tunnel.gateway_url,
@@ -66,6 +74,28 @@ impl Source {
             "gatewayUptime": tunnel.gateway_uptime,
             "rttMs": tunnel.rtt_ms,
             "links": tunnel.links,
+            "agentId": self.store.agent_id()?,
+            "agentName": self.name,
+            "gatewayUrls": gateways,
+            "droppedRequests": self.history.dropped(),
+            "database": { "path": self.store.path().display().to_string(), "bytes": self.store.bytes() },
+            "heartbeatSeconds": self.heartbeat_seconds,
         }))
     }
+}
+
+/// One of the Gateways.
+fn gateway(tunnel: &TunnelStatus) -> Value {
+    json!({
+        "url": tunnel.gateway_url,
+        "state": tunnel.state.to_string(),
+        "lastError": tunnel.last_error,
+        "lastConnected": tunnel.last_connected.map(timestamp::api_form),
+        "lastDisconnected": tunnel.last_disconnected.map(timestamp::api_form),
+        "reconnectAttempts": tunnel.reconnect_attempts,
+        "version": tunnel.gateway_version,
+        "rttMs": tunnel.rtt_ms,
+        "links": tunnel.links,
+        "streams": tunnel.streams,
+    })
 }

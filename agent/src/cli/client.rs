@@ -86,12 +86,7 @@ impl Api {
     /// The API on the database, without a tunnel.
     pub(super) fn offline(config: &Config) -> Result<Api, Failure> {
         let store = Store::open(&config.database).map_err(Failure::failed)?;
-        let admin = AdminConfig {
-            bind: SocketAddr::new(config.bind_address, config.port),
-            jwt_secret: config.jwt_secret.clone(),
-            password_hash: config.password_hash.clone(),
-            version: crate::VERSION.into(),
-        };
+        let admin = AdminConfig::new(config);
         let gateway = config.gateway_urls.first().map(ToString::to_string).unwrap_or_default();
         let live = Live::default();
         let history = Recorder::start(store.clone(), Limits::of(config), Arc::clone(&live.hub));

@@ -11,7 +11,7 @@ use agent::events::Live;
 use agent::store::Store;
 use shared::secret::Secret;
 
-use crate::world::{FakeTunnel, HASH, World, history, one_answer, status};
+use crate::world::{FakeTunnel, HASH, METRICS_TOKEN, World, history, one_answer, status};
 
 #[test]
 fn the_operator_logs_in_and_keeps_mappings() {
@@ -215,6 +215,9 @@ fn an_address_in_use_is_said() {
         jwt_secret: Secret::new("x"),
         password_hash: Secret::new(HASH),
         version: "1.0.0".into(),
+        name: "home".into(),
+        heartbeat_seconds: 30,
+        metrics_token: Some(Secret::new(METRICS_TOKEN)),
     };
     let app =
         App::new(config, store.clone(), history(&store), Arc::new(FakeTunnel { store }), Live::default())

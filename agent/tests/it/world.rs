@@ -21,6 +21,7 @@ use shared::secret::Secret;
 /// Of "password", by `openssl passwd -6`.
 pub(crate) const HASH: &str =
     "$6$abcdefgh$yVfUwsw5T.JApa8POvClA1pQ5peiq97DUNyXCZN5IrF.BMSkiaLQ5kvpuEm/VQ1Tvh/KV2TcaWh8qinoW5dhA1";
+pub(crate) const METRICS_TOKEN: &str = "metrics-token-of-the-test";
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// An upper bound for what should take no time at all.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -67,6 +68,9 @@ impl World {
             jwt_secret: Secret::new(SECRET),
             password_hash: Secret::new(HASH),
             version: "1.0.0".into(),
+            name: "home".into(),
+            heartbeat_seconds: 30,
+            metrics_token: Some(Secret::new(METRICS_TOKEN)),
         };
         let live = Live::default();
         let app =

@@ -22,6 +22,7 @@
 //! | `robustness` | bounds, overload, signals, `kill -9` |
 //! | `probe` | asking a target before it is saved, finding services |
 //! | `service` | readiness, watchdog and sockets of a service manager |
+//! | `metrics` | what both daemons tell Prometheus |
 //! | `many` | several Agents, several Gateways |
 //!
 //! `http`, `bodies`, `streaming` and `upgrade` also pass with `OCTOPORTY_E2E_DIRECT=1`, which leaves the daemons out
@@ -42,6 +43,7 @@ mod greeting;
 mod http;
 mod links;
 mod many;
+mod metrics;
 mod probe;
 mod robustness;
 mod service;
