@@ -689,26 +689,30 @@ fn row_id(ticks: i64, sequence: u64) -> MappingId {
     MappingId::from_bytes(bytes)
 }
 
+/// For tests of this crate.
+#[cfg(test)]
+pub(crate) fn some_request(target: &str) -> RequestEntry<'_> {
+    RequestEntry {
+        mapping: MappingId::from_bytes([1; 16]),
+        called: Some(("NAS", "nas.example")),
+        method: "GET",
+        target,
+        status: 200,
+        request_bytes: 10,
+        response_bytes: 1_000,
+        counted: (0, 0),
+        micros: 12_345,
+        visitor: "203.0.113.9",
+        user_agent: "curl/8",
+        failure: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(target: &str) -> RequestEntry<'_> {
-        RequestEntry {
-            mapping: MappingId::from_bytes([1; 16]),
-            called: Some(("NAS", "nas.example")),
-            method: "GET",
-            target,
-            status: 200,
-            request_bytes: 10,
-            response_bytes: 1_000,
-            counted: (0, 0),
-            micros: 12_345,
-            visitor: "203.0.113.9",
-            user_agent: "curl/8",
-            failure: None,
-        }
-    }
+    use super::some_request as entry;
 
     #[test]
     fn rows_come_out_as_they_went_in() {

@@ -279,16 +279,7 @@ fn copy_before_upgrade(connection: &Connection, path: &Path) -> Result<(), Store
         return Ok(());
     }
     let failed = |e| StoreError::Copy(copy.clone(), Box::new(e));
-    // By another name first, so that a copy cut short is never taken for one.
-    let mut name = copy.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    let _ = fs::remove_file(&part);
-    let text = part.to_string_lossy();
-    connection.execute("VACUUM INTO ?1", [&*text]).map_err(|e| failed(StoreError::of(path, e)))?;
-    fs::File::open(&part).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&part, &copy)).map_err(
-        |e| failed(StoreError::Sqlite(path.to_owned(), rusqlite::Error::ToSqlConversionFailure(e.into()))),
-    )?;
+    backup::put(connection, path, &copy).map_err(failed)?;
     log::info!("database {}: is of an earlier version, copied to {}", path.display(), copy.display());
     Ok(())
 }
@@ -306,6 +297,7 @@ mod tests {
     use super::mappings::testing::mapping;
     use super::scratch::Scratch;
     use super::*;
+    use crate::history::{Limits, Recorder};
 
     #[test]
     fn closing_leaves_one_file() {
@@ -358,6 +350,52 @@ mod tests {
         let tables = |c: &Connection| c.query_row(exists, [], |row| row.get::<_, i64>(0)).expect("a count");
         assert_eq!(tables(&copied), 0);
         assert_eq!(tables(&Connection::open(&path).expect("the file")), 1);
+    }
+
+    #[test]
+    fn a_disk_that_fills_up_costs_nothing_that_was_saved() {
+        let Some(scratch) = Scratch::small_disk(2048) else { return };
+        let store = scratch.store();
+        store.insert(mapping("before.example")).expect("saved");
+        let history = Recorder::start(store.clone(), Limits::default(), Arc::default()).expect("a recorder");
+        let filler = scratch.path().join("filler");
+        let mut rest = fs::File::create(&filler).expect("a file");
+        while io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
+
+        // Something fits into the log and the file yet.
+        let mut saved = 1;
+        let refused = loop {
+            match store.insert(mapping(&format!("m{saved}.example"))) {
+                Ok(()) => saved += 1,
+                Err(e) => break e,
+            }
+        };
+        let said = refused.to_string();
+        assert!(said.contains("the disk is full, make room"), "{said}");
+        assert_eq!(store.mappings().expect("mappings").len(), saved);
+        let copy = scratch.path().join("copy.db");
+        let said = store.backup_to(&copy).expect_err("no room").to_string();
+        assert!(said.contains("the disk is full") && said.contains("copy.db"), "{said}");
+        assert!(!copy.exists() && !scratch.path().join("copy.db.part").exists());
+        let called = Some(("x", "x.example"));
+        for _ in 0..1_000 {
+            history
+                .request(&crate::history::RequestEntry { called, ..crate::history::some_request("/full") });
+        }
+        history.settle();
+        assert!(history.dropped() > 0, "rows that found no place are counted");
+
+        drop(rest);
+        fs::remove_file(&filler).expect("room");
+        store.insert(mapping("after.example")).expect("saved");
+        history.settle();
+        let mut counted = 0;
+        store.traffic(86_400, 0, i64::MAX, None, |_, _, counts| counted += counts.requests).expect("read");
+        assert_eq!(counted, 1_000, "every request is in the totals");
+        assert!(!history.stop());
+        drop(history);
+        drop(store);
+        assert_eq!(scratch.store().mappings().expect("mappings").len(), saved + 1);
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Store {
         let file = File::open(&path);
         // Gone when it is closed, however that comes about.
         let removed = fs::remove_file(&path);
-        let file = file.and_then(|file| removed.map(|()| file)).map_err(|e| StoreError::Io(path, e))?;
+        let file = file.and_then(|file| removed.map(|()| file)).map_err(|e| StoreError::io(&path, e))?;
         Ok((file, length))
     }
 }
@@ -66,11 +66,8 @@ pub fn backup(database: &Path, to: &Path) -> Result<u64, StoreError> {
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let source = super::connect(database, flags, BUSY).map_err(|e| StoreError::of(database, e))?;
-    // By another name first, so that a copy cut short is never taken for one.
-    let part = beside(to, ".part");
-    copy(&source, database, &part)?;
-    let renamed = fs::rename(&part, to).and_then(|()| fs::metadata(to));
-    renamed.map(|file| file.len()).map_err(|e| StoreError::Io(to.to_owned(), e))
+    put(&source, database, to)?;
+    fs::metadata(to).map(|file| file.len()).map_err(|e| StoreError::io(to, e))
 }
 
 /// Puts a copy of `from` in the place of the database, which stays beside it under another name. Refuses a file that is
@@ -83,9 +80,8 @@ pub fn restore(database: &Path, from: &Path) -> Result<Restored, StoreError> {
     let _ = fs::remove_file(&part);
     let source = read_only(from).map_err(|e| StoreError::of(from, e))?;
     copy(&source, from, &part)?;
-    let swapped = own_as(database, &part)
-        .map_err(|e| StoreError::Io(part.clone(), e))
-        .and_then(|()| swap(database, &part));
+    let swapped =
+        own_as(database, &part).map_err(|e| StoreError::io(&part, e)).and_then(|()| swap(database, &part));
     if swapped.is_err() {
         let _ = fs::remove_file(&part);
     }
@@ -145,7 +141,7 @@ fn swap(database: &Path, part: &Path) -> Result<Option<PathBuf>, StoreError> {
             }
             remove_if_there(&beside(database, "-shm"))?;
         }
-        fs::rename(database, &name).map_err(|e| StoreError::Io(name.clone(), e))?;
+        fs::rename(database, &name).map_err(|e| StoreError::io(&name, e))?;
         kept = Some(name);
     }
     // A log without its database would be taken for that of the new one.
@@ -154,14 +150,14 @@ fn swap(database: &Path, part: &Path) -> Result<Option<PathBuf>, StoreError> {
     }
     if let Err(e) = fs::rename(part, database) {
         if let Some(kept) = &kept {
-            fs::rename(kept, database).map_err(|e| StoreError::Io(kept.clone(), e))?;
+            fs::rename(kept, database).map_err(|e| StoreError::io(kept, e))?;
         }
-        return Err(StoreError::Io(database.to_owned(), e));
+        return Err(StoreError::io(database, e));
     }
     let directory = database.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory)
         .and_then(|directory| directory.sync_all())
-        .map_err(|e| StoreError::Io(directory.to_owned(), e))?;
+        .map_err(|e| StoreError::io(directory, e))?;
     Ok(kept)
 }
 
@@ -189,6 +185,13 @@ fn settle_alone(database: &Path) -> Result<bool, StoreError> {
     }
 }
 
+/// Copies to `to`, by another name first, so that a copy cut short is never taken for one.
+pub(super) fn put(source: &Connection, path: &Path, to: &Path) -> Result<(), StoreError> {
+    let part = beside(to, ".part");
+    copy(source, path, &part)?;
+    fs::rename(&part, to).map_err(|e| StoreError::io(to, e))
+}
+
 /// Copies into a new file. If that fails nothing is left of it.
 fn copy(source: &Connection, path: &Path, to: &Path) -> Result<(), StoreError> {
     let _ = fs::remove_file(to);
@@ -202,7 +205,7 @@ fn copy(source: &Connection, path: &Path, to: &Path) -> Result<(), StoreError> {
 }
 
 fn fill(source: &Connection, path: &Path, to: &Path) -> Result<(), StoreError> {
-    let io_fault = |e| StoreError::Io(to.to_owned(), e);
+    let io_fault = |e| StoreError::io(to, e);
     // Made by us and not by SQLite: nobody else may read it, not even for a moment.
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(io_fault)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -272,7 +275,7 @@ fn remove_if_there(path: &Path) -> Result<(), StoreError> {
 
 fn if_there(path: &Path, result: io::Result<()>) -> Result<(), StoreError> {
     match result {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::Io(path.to_owned(), e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path, e)),
         _ => Ok(()),
     }
 }

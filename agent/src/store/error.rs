@@ -106,9 +106,6 @@ impl fmt::Display for StoreError {
                 "database {}: is in use; stop the Agent first, and start it again afterwards",
                 path.display()
             ),
-            StoreError::Io(path, e) if e.kind() == io::ErrorKind::StorageFull => {
-                write!(f, "{}: the disk is full, make room and try again", path.display())
-            }
             StoreError::Io(path, e) => write!(f, "{}: {e}", path.display()),
             StoreError::Thread(e) => write!(f, "cannot start the thread that writes the database: {e}"),
             StoreError::Ended => f.write_str("the thread that writes the database has ended"),
@@ -120,6 +117,18 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {}
 
 impl StoreError {
+    /// Of a file beside the database.
+    pub(super) fn io(path: &Path, error: io::Error) -> StoreError {
+        let path = path.to_owned();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                StoreError::Denied(path, user_id())
+            }
+            io::ErrorKind::StorageFull => StoreError::Full(path),
+            _ => StoreError::Io(path, error),
+        }
+    }
+
     pub(super) fn of(path: &Path, error: rusqlite::Error) -> StoreError {
         let path = path.to_owned();
         match error.sqlite_error_code() {

@@ -2,7 +2,9 @@
 
 mod api;
 mod cli;
+mod database;
 mod events;
 mod examples;
+mod original;
 mod transfer;
 mod world;

@@ -160,3 +160,28 @@ pub(crate) fn one_answer(socket: &mut TcpStream) -> (String, String) {
     socket.read_exact(&mut body).expect("a body");
     (head, String::from_utf8(body).expect("text"))
 }
+
+/// A folder that goes when dropped.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Folder {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("octoporty-it-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).expect("a directory");
+        Folder(path)
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_dir_all(&self.0) {
+            eprintln!("{} stays: {e}", self.0.display());
+        }
+    }
+}
