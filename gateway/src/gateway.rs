@@ -33,6 +33,8 @@ use crate::visitor::Visitor;
 
 /// Connections that the kernel keeps until we accept them.
 const BACKLOG: i32 = 4096;
+/// How long, when the daemon stops, a connection may take to send its first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 /// The timer comes round every second; microseconds after which it counts as hanging.
 const TIMER_LATE: u64 = 10_000_000;
 /// Descriptors kept free of visitors, for Links, the log and what the system needs.
@@ -59,6 +61,8 @@ pub(crate) struct Core {
     /// Most connections at a time.
     pub(crate) max_connections: usize,
     draining: AtomicBool,
+    /// The listener is closed.
+    pub(crate) door_closed: AtomicBool,
     /// When the timer last came round, microseconds.
     ticked: AtomicU64,
     request_prefix: u32,
@@ -215,6 +219,7 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
         address,
         max_connections: config.max_connections.min(most),
         draining: AtomicBool::new(false),
+        door_closed: AtomicBool::new(false),
         ticked: AtomicU64::new(monotime::micros()),
         request_prefix: rand::random(),
         request_count: AtomicU64::new(1),
@@ -309,12 +314,21 @@ impl Gateway {
     /// of threads that had panicked: none, if all is well.
     pub fn stop(self, drain: Duration) -> Vec<&'static str> {
         let core = &self.core;
+        // No more are accepted; who has been gets an answer to the request that is on its way.
+        core.poller.resume(ingress::CLOSE);
+        let patience = Instant::now() + FIRST_REQUEST.min(drain);
+        while Instant::now() < patience
+            && (!core.door_closed.load(Relaxed)
+                || core.visitors.all().iter().any(|visitor| visitor.is_fresh()))
+        {
+            // The timer's stop is not set yet, so this is a pause.
+            self.timer_stop.wait_timeout(Duration::from_millis(5));
+        }
         core.draining.store(true, Relaxed);
         core.poller.resume(ingress::DRAIN);
         core.tunnels.drain();
         let deadline = Instant::now() + drain;
         while core.tunnels.counts().streams > 0 && Instant::now() < deadline {
-            // The timer's stop is not set yet, so this is a pause.
             self.timer_stop.wait_timeout(Duration::from_millis(50));
         }
         let mut panicked = core.tunnels.stop();

@@ -4,6 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use shared::credit::Level;
 use shared::monotime;
@@ -17,6 +18,8 @@ use crate::visitor::{SCRATCH, Visitor};
 pub(crate) const LISTENER: usize = usize::MAX - 1;
 /// Note: the memory budget is used up.
 pub(crate) const OVER_BUDGET: usize = usize::MAX - 2;
+/// Note: accept nobody any more.
+pub(crate) const CLOSE: usize = usize::MAX - 4;
 /// Note: the daemon is shutting down.
 pub(crate) const DRAIN: usize = usize::MAX - 3;
 /// Connections accepted before others get their turn.
@@ -152,8 +155,13 @@ impl Watcher for Ingress {
         match token {
             LISTENER => self.accept(),
             OVER_BUDGET => self.make_room(),
-            DRAIN => {
+            CLOSE => {
+                // What waits in the kernel would go down with the socket.
+                self.accept();
                 self.listener = None;
+                self.core.door_closed.store(true, Relaxed);
+            }
+            DRAIN => {
                 for visitor in self.core.visitors.all() {
                     visitor.drain();
                 }

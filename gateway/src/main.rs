@@ -1,5 +1,6 @@
 //! `octoporty-gateway`: arguments, settings, run, exit status.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,13 +41,15 @@ fn run(config: Config) -> Result<(), String> {
     let notify = Notify::from_environment().map_err(|e| e.to_string())?;
     let gateway = match activation::listener().map_err(|e| e.to_string())? {
         Some(listener) => {
-            let port = config.port;
+            let wanted = SocketAddr::new(config.bind_address, config.port);
             let gateway = gateway::start_on(config, listener, log.ring()).map_err(|e| e.to_string())?;
-            if gateway.address().port() != port {
+            let found = gateway.address();
+            // Closer than wanted is somebody's intention; wider, or elsewhere, is not.
+            let wider = found.ip().is_unspecified() && !wanted.ip().is_unspecified();
+            if wider || found.port() != wanted.port() {
                 log::warn!(
-                    "the socket unit listens on port {}, but Gateway__Port is {port}: set both alike, the health check \
-                     asks the latter",
-                    gateway.address().port()
+                    "the socket unit listens on {found}, but Gateway__BindAddress and Gateway__Port say {wanted}: make \
+                     both alike; the health check asks the latter"
                 );
             }
             gateway

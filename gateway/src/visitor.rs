@@ -90,6 +90,8 @@ struct Inner {
     hold_until: u64,
     /// When the socket last took a byte, or the outbox began to fill.
     last_taken: u64,
+    /// A request has been read.
+    asked: bool,
 }
 
 /// What happens when the outbox is empty.
@@ -204,6 +206,7 @@ impl Visitor {
                 since: now,
                 hold_until: 0,
                 last_taken: now,
+                asked: false,
             }),
         }
     }
@@ -395,6 +398,7 @@ impl Visitor {
     ) -> Begun {
         let now = monotime::micros();
         let core = &self.core;
+        inner.asked = true;
         if core.is_draining() {
             self.refuse(inner, context, head, Reason::Draining);
             return Begun::Used;
@@ -1315,6 +1319,12 @@ impl Visitor {
         }
         self.close_stream(inner, Some((Reason::TooManyStreams, "memory budget used up")), context);
         self.abort(inner, context);
+    }
+
+    /// It has been accepted, and its first request is on its way: nobody was told that we stop.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let inner = lock(&self.inner);
+        !inner.asked && matches!(inner.phase, Phase::Head)
     }
 
     /// The daemon is stopping: connections between requests are closed, those with one finish it.

@@ -147,14 +147,31 @@ fn a_restart_with_a_socket_unit_refuses_nobody() {
     drop(gateway);
 }
 
+/// Between the two a visitor has been accepted by a Gateway that is told to stop; nobody told him.
+#[test]
+fn a_request_on_its_way_is_answered_by_a_gateway_that_stops() {
+    let mut gateway = Gateway::start(Settings::gateway());
+    let mut visitor = TcpStream::connect(gateway.address()).expect("it listens");
+    visitor.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    // Somebody who came after him was answered, so he has been accepted.
+    assert_eq!(gateway.visitor("gateway.test").get("/health").status(), 200);
+    gateway.daemon.signal("TERM");
+    gateway.daemon.wait_line("running requests have");
+    visitor.write_all(b"GET /health HTTP/1.1\r\nHost: gateway.test\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).expect("an answer, and the end");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(gateway.daemon.wait_exit(PATIENCE).code(), Some(0));
+}
+
 #[test]
 fn a_port_that_differs_from_the_socket_unit_is_said() {
     let listener = inheritable();
     let mut settings = Settings::gateway();
     settings.set("Gateway__Port", "17200");
     let mut gateway = Gateway::start_with(settings, activated(&listener, 1));
-    let line = gateway.daemon.wait_line("the socket unit listens on port");
-    assert!(line.contains("Gateway__Port is 17200"), "{line}");
+    let line = gateway.daemon.wait_line("the socket unit listens on");
+    assert!(line.contains("Gateway__Port say 127.0.0.1:17200"), "{line}");
 }
 
 #[test]
