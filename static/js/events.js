@@ -2,6 +2,7 @@
 // `detail`; `open` (detail: whether it was lost before) and `away` tell how the stream is.
 
 import { get } from "./api.js";
+import { known } from "./session.js";
 
 const KINDS = [
   "StatusUpdate", "GatewayLog", "AgentLog", "MappingStatusUpdate", "MappingsChanged", "RequestLogged", "Traffic",
@@ -77,6 +78,7 @@ function open() {
 // too many) from an Agent that is away. In the first case the answers to these questions are the news.
 async function retry() {
   lost = true;
+  if (!known()) return;
   try {
     const status = await get("/status");
     if (!wanted) return;

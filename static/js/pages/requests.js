@@ -194,7 +194,8 @@ export function page({ query, signal }) {
     if (items.length > MOST) {
       items.length = MOST;
       while (rows.children.length > MOST) rows.lastElementChild.remove();
-      next = items.at(-1).id;
+      // The form of a cursor: see GET /requests.
+      next = `${items.at(-1).timestamp.replace("Z", "")}_${items.at(-1).id}`;
     }
     paint();
   }
