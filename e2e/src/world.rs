@@ -191,6 +191,15 @@ impl Agent {
         agent
     }
 
+    /// Another one with the same settings, but a database of its own and no Gateway: two that are the same at a Gateway
+    /// would replace each other.
+    pub fn beside(&self, database: &Path) -> Agent {
+        let mut settings = self.settings.clone();
+        settings.set("ConnectionStrings__DefaultConnection", format!("Data Source={}", database.display()));
+        settings.set("Agent__GatewayUrl", "ws://127.0.0.1:9");
+        Agent::start_named("agent, beside", settings)
+    }
+
     /// Starts it again after it has ended, with the same database.
     pub fn start_again(&mut self) {
         *self = Agent::start_named("agent, again", self.settings.clone());

@@ -11,6 +11,7 @@
 //! | `doctor` | the command that walks the way, on ways that are broken at each hop |
 //! | `errors` | what a visitor sees when something is down |
 //! | `tls` | certificates of upstreams and Gateways |
+//! | `history` | what the Agent remembers of requests and connections, and backups of it |
 //! | `api` | the Operator's API and what follows from it |
 //! | `cli` | sub-commands of the Agent, beside a running one and without |
 //! | `config` | settings, exit statuses |
@@ -40,6 +41,7 @@ mod errors;
 mod forwarding;
 mod frames;
 mod greeting;
+mod history;
 mod http;
 mod links;
 mod many;
