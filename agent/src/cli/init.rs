@@ -187,26 +187,25 @@ fn next_steps(
     let file = path.display();
     console.say("\nNext:")?;
     if let Some(key) = new_key {
+        let host = config.gateway_urls.first().map_or("gateway.example.com", |url| url.host.as_str());
         console
             .say("  On the Gateway's server, with the key that was made here (AGENT_API_KEY in the file):")?;
-        let host = config.gateway_urls.first().map_or("gateway.example.com", |url| url.host.as_str());
         console.say(format_args!("    octoporty-gateway init --fqdn {host} --api-key-file KEYFILE"))?;
+        // Not where it would end up in somebody's log.
         if console.terminal.output {
-            console.say(format_args!("    {key}"))?;
+            console.say(format_args!("    the key: {key}"))?;
         }
     }
-    console
-        .say(format_args!("  octoporty-agent doctor --env-file {file}    walks the way to the Gateway"))?;
+    console.say("  Walk the way to the Gateway:")?;
+    console.say(format_args!("    octoporty-agent doctor --env-file {file}"))?;
+    console.say("  Run the Agent:")?;
     if path == Path::new(DAEMON.env_file) && Path::new("/run/systemd/system").is_dir() {
-        console.say("  systemctl enable --now octoporty-agent")?;
+        console.say("    systemctl enable --now octoporty-agent")?;
     } else {
-        console.say(format_args!("  octoporty-agent --env-file {file}           runs the Agent"))?;
+        console.say(format_args!("    octoporty-agent --env-file {file}"))?;
     }
     if config.port != 0 {
-        console.say(format_args!(
-            "  http://localhost:{}                     is the admin page then",
-            config.port
-        ))?;
+        console.say(format_args!("  Its admin page is http://localhost:{} then.", config.port))?;
     }
     Ok(())
 }

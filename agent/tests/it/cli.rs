@@ -1,11 +1,14 @@
 //! The Agent's command line: what it prints, and its exit status.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use agent::config::DAEMON;
 use shared::settings::help::topics;
@@ -315,4 +318,106 @@ fn the_document_shows_the_help_as_it_is() {
         let differs = shown.lines().zip(expected.lines()).find(|(a, b)| a != b);
         panic!("docs/cli.md is out of date at {differs:?}; OCTOPORTY_WRITE_DOCS=1 writes it anew");
     }
+}
+
+/// What a terminal shows of the program while somebody answers its questions: each with the beginning of the question.
+/// The exit status is the last line. `script` is part of every Debian (bsdutils).
+fn on_a_terminal(arguments: &str, environment: &[(&str, &str)], answers: &[(&str, &str)]) -> String {
+    let program = env!("CARGO_BIN_EXE_octoporty-agent");
+    let line = format!("{program} {arguments}; echo status $?");
+    let mut command = Command::new("script");
+    command.args(["-qc", &line, "/dev/null"]).env_clear().envs(environment.iter().copied());
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TERM", "xterm");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("script can be run");
+    let (mut input, mut output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    let (sender, pieces) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while let Ok(count) = output.read(&mut piece) {
+            if count == 0 || sender.send(piece[..count].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    let mut shown = String::new();
+    let mut looked = 0;
+    let mut wait_for = |shown: &mut String, text: &str| {
+        while !shown[looked..].contains(text) {
+            let piece = pieces.recv_timeout(Duration::from_secs(60));
+            let piece = piece.unwrap_or_else(|e| panic!("{e} while waiting for {text:?} in {shown}"));
+            shown.push_str(&String::from_utf8_lossy(&piece));
+        }
+        looked += shown[looked..].find(text).expect("just seen") + text.len();
+    };
+    for (question, answer) in answers {
+        wait_for(&mut shown, question);
+        input.write_all(answer.as_bytes()).expect("somebody reads");
+    }
+    wait_for(&mut shown, "status ");
+    drop(input);
+    child.wait().expect("it ends");
+    reader.join().expect("no panic");
+    while let Ok(piece) = pieces.try_recv() {
+        shown.push_str(&String::from_utf8_lossy(&piece));
+    }
+    shown
+}
+
+#[test]
+fn init_asks_on_a_terminal_and_shows_nothing_of_a_secret() {
+    let folder = Folder::new();
+    let output = folder.file("agent.env");
+    let shown = on_a_terminal(
+        &format!("init --output {output}"),
+        &[],
+        &[
+            ("host name, as in gateway.example.com: ", "https://wrong\n"),
+            ("must be a bare host name", ""),
+            ("host name, as in gateway.example.com: ", "gateway.example.com\n"),
+            ("key", "0123456789abcdef0123456789abcdef\n"),
+            ("A password for the admin page: ", "correct horsey\x7f\n"),
+            ("Once more: ", "something else\n"),
+            ("the two differ", ""),
+            ("A password for the admin page: ", "correct horse\n"),
+            ("Once more: ", "correct horse\n"),
+        ],
+    );
+    assert!(shown.contains("status 0") && shown.contains(&format!("wrote {output}")), "{shown}");
+    for secret in ["correct", "horse", "0123456789", "something"] {
+        assert!(!shown.contains(secret), "{secret}: {shown}");
+    }
+    let text = fs::read_to_string(&output).expect("the file");
+    for line in
+        ["AGENT_GATEWAY_FQDN=gateway.example.com\n", "AGENT_API_KEY=0123456789abcdef0123456789abcdef\n"]
+    {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[test]
+fn a_password_is_asked_for_on_a_terminal_and_ctrl_c_leaves_the_terminal_as_it_was() {
+    let shown = on_a_terminal("hash-password", &[], &[("password: ", "a secret\n")]);
+    assert!(
+        shown.contains("$6$rounds=") && !shown.contains("secret") && shown.contains("status 0"),
+        "{shown}"
+    );
+    let shown = on_a_terminal("hash-password; stty -a", &[], &[("password: ", "half\x03")]);
+    assert!(shown.contains("interrupted") && !shown.contains("half"), "{shown}");
+    assert!(shown.contains(" echo ") && shown.contains(" icanon "), "{shown}");
+}
+
+#[test]
+fn colours_are_for_terminals_and_not_for_those_who_do_not_want_them() {
+    let doctor = |more: &[(&str, &str)]| {
+        let mut environment = VALID.to_vec();
+        environment[0] = ("Agent__GatewayUrl", "ws://127.0.0.1:1/tunnel");
+        environment.push(("ConnectionStrings__DefaultConnection", "Data Source=/nowhere/at/all.db"));
+        environment.extend_from_slice(more);
+        on_a_terminal("doctor", &environment, &[])
+    };
+    let shown = doctor(&[]);
+    assert!(shown.contains("\x1b[31mFAIL\x1b[0m") && shown.contains("status 1"), "{shown}");
+    let shown = doctor(&[("NO_COLOR", "1")]);
+    assert!(shown.contains("FAIL") && !shown.contains("\x1b["), "{shown}");
 }

@@ -250,3 +250,52 @@ fn init_check_run_and_add_lead_to_a_service_that_is_served() {
         (gateway.visitor("app.example.com").get("/hello").status() == 200).then_some(())
     });
 }
+
+#[test]
+fn mappings_are_exported_and_imported_all_or_nothing() {
+    let world = World::start();
+    let env = world.agent().environment();
+    for name in ["a", "b"] {
+        good(&env, &["mappings", "add", &format!("{name}.example.com"), "http://nas:8080"]);
+    }
+    let file = world.folder().path().join("mappings.json");
+    let file = file.to_str().expect("UTF-8");
+    assert!(good(&env, &["mappings", "export", file]).starts_with(&format!("wrote 2 mappings to {file}")));
+    let err = bad(&env, &["mappings", "export", file], 1);
+    assert!(err.contains("exists; --force"), "{err}");
+    let printed: Value = serde_json::from_str(&good(&env, &["mappings", "export"])).expect("JSON");
+    assert_eq!(printed["mappings"].as_array().map(Vec::len), Some(2), "{printed}");
+
+    good(&env, &["mappings", "rm", "a.example.com"]);
+    good(&env, &["mappings", "set", "b.example.com", "--target", "http://nas:9"]);
+    good(&env, &["mappings", "add", "c.example.com", "http://nas:3"]);
+    let said = good(&env, &["mappings", "import", file, "--replace", "--dry-run"]);
+    for line in [
+        "would be added a.example.com -> http://nas:8080",
+        "would be changed b.example.com -> http://nas:8080",
+        "would be deleted c.example.com -> http://nas:3",
+        "0 unchanged (the running Agent",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert_eq!(domains(world.agent()), ["b.example.com", "c.example.com"], "nothing was changed");
+    let said = good(&env, &["mappings", "import", file]);
+    assert!(said.starts_with("added a.example.com") && !said.contains("would"), "{said}");
+    assert_eq!(domains(world.agent()), ["a.example.com", "b.example.com", "c.example.com"]);
+
+    let wrong = json!([
+        { "externalDomain": "d.example.com", "internalHost": "nas", "internalPort": 1 },
+        { "externalDomain": "not a name", "internalHost": "nas", "internalPort": 0 },
+    ]);
+    let wrong = world.folder().write("wrong.json", &wrong.to_string());
+    let ended = run(&env, &["mappings", "import", &wrong]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.err.starts_with("nothing was imported; 2 of"), "{ended:?}");
+    assert!(ended.err.contains("externalDomain: ") && ended.err.contains("internalPort: "), "{ended:?}");
+    assert_eq!(domains(world.agent()).len(), 3);
+    let text = world.folder().write("text.json", "this is no JSON");
+    let err = bad(&env, &["mappings", "import", &text], 1);
+    assert!(err.contains("JSON"), "{err}");
+    let err = bad(&env, &["mappings", "import", "/nowhere.json"], 1);
+    assert!(err.contains("/nowhere.json"), "{err}");
+}

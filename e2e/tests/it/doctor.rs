@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
 
+use e2e::caddy::{self, Caddy};
 use e2e::certificates::{Authority, Identity};
 use e2e::daemon::{self, Ended, Program};
 use e2e::line::Line;
@@ -302,4 +303,37 @@ fn an_agent_that_cannot_connect_says_so_beside_the_hop_that_fails() {
     let agent = Agent::start(settings);
     let value = doctor(&agent.environment(), 1);
     assert_eq!((state(&value, "agent"), &value["failedHop"]), ("warn", &json!("tcp")), "{value:#}");
+}
+
+#[test]
+fn through_a_real_caddy_the_way_is_clear_and_its_gateway_is_told_from_caddy() {
+    if !caddy::is_here() {
+        return;
+    }
+    let folder = Folder::new();
+    let caddy = Caddy::start(|ports| {
+        let (https, gateway) = (ports.https, ports.gateway);
+        format!("{}localhost:{https} {{\n\treverse_proxy 127.0.0.1:{gateway}\n}}\n", ports.global(""))
+    });
+    let mut env = resting(&format!("wss://localhost:{}/tunnel", caddy.ports.https), &folder);
+    broken(&env, "tls", "not known here", "Agent__GatewayCaFile");
+    env.push(("Agent__GatewayCaFile".into(), caddy.authority().display().to_string()));
+    broken(
+        &env,
+        "gateway",
+        "the proxy (Caddy) is up, the Gateway behind it does not answer",
+        "reverse_proxy",
+    );
+    let mut settings = Settings::gateway();
+    settings.set("Gateway__Port", caddy.ports.gateway.to_string());
+    let _gateway = Gateway::start(settings);
+    let value = doctor(&env, 0);
+    for hop in ["dns", "tcp", "tls", "gateway", "clock", "websocket", "key", "version"] {
+        assert_eq!(state(&value, hop), "ok", "{hop}: {value:#}");
+    }
+    // A name that this Caddy has no site for.
+    let other =
+        env.iter().map(|(k, v)| (k.clone(), v.replace("wss://localhost", "wss://127.0.0.1"))).collect();
+    let value = doctor(&other, 1);
+    assert_eq!(value["failedHop"], "tls", "{value:#}");
 }

@@ -133,10 +133,11 @@ impl Console<'_> {
         if !self.terminal.input {
             return self.line(true);
         }
-        self.prompt(&format!("{question}: "))?;
+        // Before the question, so that nothing typed after it is shown or lost.
         let hidden = os::hide_input().map_err(|e| {
             Failure::failed(format!("the terminal cannot be kept from showing what is typed: {e}"))
         })?;
+        self.prompt(&format!("{question}: "))?;
         let line = self.keys();
         drop(hidden);
         self.prompt("\n")?;
