@@ -218,9 +218,9 @@ impl Caddy {
         count.checked_sub(1).expect("it was started")
     }
 
-    /// How often its HTTP configuration has been read over the admin API.
+    /// How often the Gateway has read its configuration over the admin API.
     pub fn reads(&self) -> usize {
-        let is_read = |line: &&String| line.contains("\"GET\"") && line.contains("\"/config/apps/http\"");
+        let is_read = |line: &&String| line.contains("\"GET\"") && line.contains("\"/config/apps\"");
         self.daemon.lines().iter().filter(is_read).count()
     }
 

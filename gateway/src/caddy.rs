@@ -1,18 +1,21 @@
 //! Caddy, which stands in front of the Gateway: its routes, its questions, its certificates, and what is known of it.
 //!
 //! In reading order: `plan` (what the routes should be; pure), `servers` (what Caddy's configuration says; pure),
-//! `client` (the admin API), `reconcile` (the thread that makes the one like the other), `ask` (on-demand TLS),
-//! `known` (names remembered over a restart), `certificate` (a look at what visitors get), `redact` (what operators may
-//! see). The Caddyfile that `init` writes is in `cli/caddyfile.rs`.
+//! `client` (the admin API), `reconcile` (the thread that makes the one like the other), `view` (what it found), `ask`
+//! (on-demand TLS), `known` (names remembered over a restart), `certificate` (what visitors get to see), `looks` (at that,
+//! once for each new mapping), `redact` (what operators may see). The Caddyfile that `init` writes is in
+//! `cli/caddyfile.rs`.
 
 pub(crate) mod ask;
 pub(crate) mod certificate;
 pub(crate) mod client;
 pub(crate) mod known;
+mod looks;
 pub(crate) mod plan;
 pub(crate) mod reconcile;
 pub(crate) mod redact;
 pub(crate) mod servers;
+mod view;
 
 use std::collections::HashMap;
 use std::fmt;

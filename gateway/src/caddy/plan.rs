@@ -49,6 +49,9 @@ pub(crate) struct Wish<'w> {
     pub(crate) close_delay: bool,
     /// Routes that Caddy has refused, with its words.
     pub(crate) refused: &'w HashMap<MappingId, Refusal>,
+    /// Wildcards for which Caddy cannot get a certificate. Since 2.10 the names under a wildcard have none of their own,
+    /// so that such a route would take theirs away, and the Gateway's.
+    pub(crate) bare: &'w HashSet<String>,
     /// Left as they are in Caddy for the moment, while the culprit of a refusal is looked for.
     pub(crate) skip: &'w HashSet<MappingId>,
     /// Names of routes that an earlier process wrote and whose Agent may still be dialling: their routes stay.
@@ -82,6 +85,10 @@ pub(crate) fn plan(actual: Option<&[Value]>, wish: &Wish<'_>) -> Plan {
     let routes = actual.unwrap_or_default();
     let foreign: Vec<&Value> = routes.iter().filter(|route| !is_ours(route)).collect();
     let ours: Vec<&Value> = routes.iter().filter(|route| is_ours(route)).collect();
+    let mut by_id: HashMap<&str, &Value> = HashMap::new();
+    for &route in &ours {
+        by_id.entry(id_of(route).unwrap_or_default()).or_insert(route);
+    }
     let present = ours.iter().filter_map(|route| id_of(route)).map(str::to_owned).collect();
     let Some(rows) = wish.rows else {
         return Plan { write: None, changed: Vec::new(), states: Vec::new(), present };
@@ -101,7 +108,7 @@ pub(crate) fn plan(actual: Option<&[Value]>, wish: &Wish<'_>) -> Plan {
             Verdict::Ours => {
                 let route = route(row, wish, &taken);
                 let id = route_id(row.id);
-                let there = ours.iter().find(|known| id_of(known) == Some(id.as_str()));
+                let there = by_id.get(id.as_str());
                 if wish.skip.contains(&row.id) {
                     wanted.extend(there.map(|&old| (order(host, &id), old.clone())));
                     changed.push(row.id);
@@ -184,6 +191,15 @@ fn judge(
         return no(
             RouteState::Conflict,
             format!("{host} is the Gateway's own name: the tunnel itself would be cut off"),
+        );
+    }
+    if wish.bare.contains(host) {
+        return no(
+            RouteState::Invalid,
+            format!(
+                "Caddy can get a certificate for {host} by a DNS challenge only, for which it has no setting; map the \
+                 names one by one, or use Gateway__CaddyMode=ask"
+            ),
         );
     }
     if let Some((first, state)) = holder {

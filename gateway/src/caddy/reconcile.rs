@@ -8,19 +8,20 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shared::hostname::Hostname;
 use shared::mapping::MappingId;
-use shared::threads::{self, lock};
+use shared::threads::lock;
 use shared::{backoff, clock, monotime};
 
 use super::client::Fault;
+use super::looks::Looks;
 use super::plan::{self, Plan, Refusal, Row, Wish};
 use super::servers::{self, NoServer};
-use super::{Caddy, Overview, RouteState, RouteStatus, State, Tables, Woken};
+use super::view::{Outcome, status};
+use super::{Caddy, RouteState, State, Tables, Woken};
 use crate::config::CaddyMode;
 use crate::gateway::Core;
 
@@ -47,10 +48,6 @@ const AWAY: u64 = 60_000_000;
 const ARRIVING: u64 = 600_000_000;
 /// Agents whose tables are kept after the Gateway has forgotten them.
 const MAX_REMEMBERED: usize = 10_000;
-/// Certificates looked at without being asked to, at a time.
-const MAX_LOOKS: usize = 1000;
-/// Pauses before a new mapping's certificate is looked at, again if there was none.
-const LOOKS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(15), Duration::from_secs(120)];
 
 const HTTP: &str = "/config/apps/http";
 const APPS: &str = "/config/apps";
@@ -69,13 +66,9 @@ pub(crate) fn run(core: &Arc<Core>) {
         if changed {
             core.routes_changed();
         }
-        reconciler.look_at_certificates(core);
+        reconciler.looks.start(core);
     }
-    if let Some(looks) = reconciler.looks.take()
-        && looks.join().is_err()
-    {
-        log::error!("the thread that looks at certificates had panicked");
-    }
+    reconciler.looks.join();
 }
 
 /// What an Agent publishes, and since when it has been away (microseconds).
@@ -96,38 +89,9 @@ struct Reconciler {
     no_close_delay: bool,
     empty_since: Option<Instant>,
     failures: u32,
-    /// Mappings that are new since the start and whose certificate has not been looked at.
-    fresh: HashSet<String>,
-    looks: Option<JoinHandle<()>>,
+    looks: Looks,
     /// Notes that have been logged.
     noted: Option<String>,
-}
-
-/// How a pass ended.
-struct Outcome {
-    state: State,
-    error: Option<String>,
-    server: Option<servers::Server>,
-    /// `None`: nothing new is known about the mappings.
-    routes: Option<Vec<RouteStatus>>,
-    own_routes: Option<Vec<String>>,
-    front: Option<(Option<String>, u16)>,
-}
-
-impl Outcome {
-    fn failed(state: State, error: String) -> Outcome {
-        Outcome { state, error: Some(error), server: None, routes: None, own_routes: None, front: None }
-    }
-
-    fn of(fault: &Fault) -> Outcome {
-        let state = match fault {
-            Fault::Unreachable(_) => State::Unreachable,
-            Fault::Forbidden(_) => State::Forbidden,
-            Fault::Stale => State::Pending,
-            Fault::Refused { .. } => State::Rejected,
-        };
-        Outcome::failed(state, fault.to_string())
-    }
 }
 
 impl Reconciler {
@@ -136,9 +100,9 @@ impl Reconciler {
         let (rows, next_away) = self.rows(caddy, tables);
         if let Some(all) = &rows {
             let mut known = lock(&caddy.known);
-            self.fresh.retain(|host| all.iter().any(|row| row.host.as_str() == host));
-            let new = all.iter().map(|row| row.host.as_str()).filter(|host| !known.is_old(host));
-            self.fresh.extend(new.map(str::to_owned));
+            let hosts: HashSet<&str> = all.iter().map(|row| row.host.as_str()).collect();
+            let new = hosts.iter().copied().filter(|host| !known.is_old(host));
+            self.looks.note(&hosts, new);
             let published = self.tables.values().flat_map(|(rows, _)| rows).map(|(_, host)| host.as_str());
             known.publish(published);
         }
@@ -154,7 +118,7 @@ impl Reconciler {
                 own_routes: None,
                 front: None,
             };
-            return (Duration::from_secs(3600), self.note(caddy, outcome, &[]));
+            return (Duration::from_secs(3600), outcome.publish(caddy, &[], &mut self.noted));
         }
         caddy.counters.passes.fetch_add(1, Relaxed);
         if self.forgive_at.is_some_and(|at| at <= Instant::now()) {
@@ -173,7 +137,7 @@ impl Reconciler {
             self.failures = self.failures.saturating_add(1);
             backoff::delay(self.failures, FIRST_PAUSE, MAX_PAUSE, rand::random())
         };
-        let changed = self.note(caddy, outcome, rows.as_deref().unwrap_or_default());
+        let changed = outcome.publish(caddy, rows.as_deref().unwrap_or_default(), &mut self.noted);
         (next_away.map_or(pause, |away| away.min(pause)), changed)
     }
 
@@ -215,15 +179,16 @@ impl Reconciler {
         let keep = if monotime::micros() < ARRIVING { lock(&caddy.known).waiting() } else { HashSet::new() };
         let (mut stale, mut tries, mut doubted) = (0, 0, false);
         for _ in 0..MAX_ROUNDS {
-            let (http, etag) = match read(caddy, HTTP) {
+            let (apps, etag) = match read(caddy, APPS) {
                 Ok(read) => read,
                 Err(fault) => return Outcome::of(&fault),
             };
-            let server = match servers::choose_server(&http, own, caddy.settings.server.as_deref()) {
+            let http = &apps["http"];
+            let server = match servers::choose_server(http, own, caddy.settings.server.as_deref()) {
                 Ok(server) => server,
                 Err(NoServer::Unclear(text)) => return Outcome::failed(State::NoServer, text),
                 Err(NoServer::Empty) => {
-                    match self.make_server(caddy, &http, rows, own, &keep) {
+                    match self.make_server(caddy, &apps, rows, own, &keep) {
                         Some(outcome) => return outcome,
                         None => continue,
                     };
@@ -231,10 +196,10 @@ impl Reconciler {
             };
             self.empty_since = None;
             let tree = &http["servers"][&server.name];
-            let front = Some(servers::front(&http, tree));
+            let front = Some(servers::front(http, tree));
             // An earlier choice of the server left routes elsewhere: two with one id confuse Caddy.
             if rows.is_some()
-                && let Some((path, rest)) = leftover(&http, Some(&server.name))
+                && let Some((path, rest)) = leftover(http, Some(&server.name))
             {
                 match self.write(caddy, "PATCH", &path, Some(&etag), &rest) {
                     Ok(()) => continue,
@@ -251,12 +216,14 @@ impl Reconciler {
             };
             let actual = tree.get("routes").and_then(Value::as_array).map(Vec::as_slice);
             let none = HashSet::new();
+            let bare = bare_wildcards(&apps, tree, rows);
             let wish = Wish {
                 rows,
                 own,
                 dial: &dial,
                 close_delay: !self.no_close_delay,
                 refused: &self.refused,
+                bare: &bare,
                 skip: &none,
                 keep: &keep,
             };
@@ -357,7 +324,7 @@ impl Reconciler {
     fn make_server(
         &mut self,
         caddy: &Caddy,
-        http: &Value,
+        apps: &Value,
         rows: Option<&[Row]>,
         own: &[String],
         keep: &HashSet<String>,
@@ -378,12 +345,15 @@ impl Reconciler {
         };
         let skip = HashSet::new();
         let refused = HashMap::new();
+        let bare = bare_wildcards(apps, &Value::Null, rows);
+        let http = &apps["http"];
         let wish = Wish {
             rows,
             own,
             dial: &dial,
             close_delay: !self.no_close_delay,
             refused: &refused,
+            bare: &bare,
             skip: &skip,
             keep,
         };
@@ -442,8 +412,9 @@ impl Reconciler {
                 dial: &dial,
                 close_delay: false,
                 refused: &none.0,
-                skip: &none.1,
-                keep: &none.2,
+                bare: &none.1,
+                skip: &none.2,
+                keep: &none.1,
             };
             // Only to learn which names another site of Caddy's has.
             let mut plan = plan::plan(tree.get("routes").and_then(Value::as_array).map(Vec::as_slice), &wish);
@@ -497,100 +468,6 @@ impl Reconciler {
         log::info!("Caddy: wrote {path} ({} routes)", body.as_array().map_or(1, Vec::len));
         Ok(())
     }
-
-    /// Puts the outcome where others see it, and logs what is different from before. Whether anything is.
-    fn note(&mut self, caddy: &Caddy, outcome: Outcome, rows: &[Row]) -> bool {
-        let mut view = lock(&caddy.view);
-        let routes = outcome.routes.unwrap_or_else(|| {
-            // Caddy has not been seen: mappings stay as they were, new ones wait.
-            let text = outcome.error.as_ref();
-            let old = |row: &Row| {
-                view.routes
-                    .iter()
-                    .find(|old| old.id == row.id && old.agent == row.agent && old.host == row.host.as_str())
-            };
-            rows.iter()
-                .map(|row| {
-                    old(row).cloned().unwrap_or_else(|| status(row, RouteState::Pending, text.cloned()))
-                })
-                .collect()
-        });
-        let note = outcome.server.as_ref().and_then(|server| server.note.clone());
-        if note.is_some() && note != self.noted {
-            log::warn!("Caddy: {}", note.as_deref().unwrap_or_default());
-        }
-        self.noted = note;
-        let old = &view.overview;
-        let overview = Overview {
-            state: outcome.state,
-            server: outcome.server.map(|server| server.name).or_else(|| old.server.clone()),
-            last_error: outcome.error,
-            last_pass_at: Some(clock::now_iso()),
-            last_write_at: old.last_write_at.clone(),
-            own_routes: outcome.own_routes.unwrap_or_else(|| old.own_routes.clone()),
-        };
-        let same = Overview { last_pass_at: old.last_pass_at.clone(), ..overview.clone() } == *old;
-        log_overview(old, &overview);
-        log_routes(&view.routes, &routes);
-        let changed = !same || view.routes != routes;
-        view.certificates.retain(|host, _| routes.iter().any(|route| route.host == *host));
-        view.overview = overview;
-        view.routes = routes;
-        if outcome.front.is_some() {
-            view.front = outcome.front;
-        }
-        changed
-    }
-
-    /// Looks once at the certificates of new mappings, on a thread of its own because that may take long.
-    fn look_at_certificates(&mut self, core: &Arc<Core>) {
-        if self.looks.as_ref().is_some_and(|looks| !looks.is_finished()) || self.fresh.is_empty() {
-            return;
-        }
-        if core.caddy.settings.mode == CaddyMode::Off {
-            return self.fresh.clear();
-        }
-        let served = core.caddy.states().into_iter().filter(|route| route.state == RouteState::Served);
-        let hosts: Vec<_> =
-            served.map(|route| route.host).filter(|host| self.fresh.contains(host)).take(MAX_LOOKS).collect();
-        if hosts.is_empty() {
-            return;
-        }
-        self.fresh.retain(|host| !hosts.contains(host));
-        let core = Arc::clone(core);
-        match threads::spawn("certificates", move || look(&core, hosts)) {
-            Ok(looks) => self.looks = Some(looks),
-            Err(e) => log::warn!("cannot look at the certificates of new mappings: {e}"),
-        }
-    }
-}
-
-fn look(core: &Arc<Core>, mut hosts: Vec<String>) {
-    for pause in LOOKS {
-        if core.caddy.stopped_within(pause) {
-            return;
-        }
-        hosts.retain(|host| {
-            if core.caddy.is_stopped() {
-                return false;
-            }
-            let found = core.caddy.certificate(host, true);
-            match &found.error {
-                None => log::info!("{host}: certificate by {}", found.issuer.as_deref().unwrap_or("nobody")),
-                Some(error) if found.state != "unknown" => log::warn!("{host}: {error}"),
-                Some(_) => {}
-            }
-            core.routes_changed();
-            found.state == "error"
-        });
-        if hosts.is_empty() {
-            return;
-        }
-    }
-}
-
-fn status(row: &Row, state: RouteState, error: Option<String>) -> RouteStatus {
-    RouteStatus { id: row.id, agent: row.agent.clone(), host: row.host.as_str().to_owned(), state, error }
 }
 
 /// Reads a part of the configuration; `null` when it is not there.
@@ -608,6 +485,16 @@ fn read(caddy: &Caddy, path: &str) -> Result<(Value, String), Fault> {
     }
 }
 
+/// Wildcards among the rows that Caddy could not get a certificate for.
+fn bare_wildcards(apps: &Value, server: &Value, rows: Option<&[Row]>) -> HashSet<String> {
+    let hosts = rows.unwrap_or_default().iter().map(|row| row.host.as_str());
+    let wildcards = hosts.filter(|host| host.starts_with("*."));
+    wildcards
+        .filter(|host| !servers::has_wildcard_certificate(apps, server, host))
+        .map(str::to_owned)
+        .collect()
+}
+
 /// The routes of a server but `except` that has some of ours, as path and as list without them.
 fn leftover(http: &Value, except: Option<&str>) -> Option<(String, Value)> {
     let servers = http.get("servers")?.as_object()?;
@@ -615,39 +502,4 @@ fn leftover(http: &Value, except: Option<&str>) -> Option<(String, Value)> {
         let rest = plan::without_ours(server.get("routes")?.as_array()?)?;
         Some((format!("{HTTP}/servers/{name}/routes"), Value::Array(rest)))
     })
-}
-
-fn log_overview(old: &Overview, new: &Overview) {
-    if (old.state, &old.last_error) == (new.state, &new.last_error) {
-        return;
-    }
-    match (&new.last_error, new.state) {
-        (Some(error), _) => log::warn!("Caddy: {error}"),
-        (None, State::Ok) => log::info!(
-            "Caddy: all is as wanted{}",
-            new.server.as_ref().map(|name| format!(", in server {name}")).unwrap_or_default()
-        ),
-        (None, _) => {}
-    }
-}
-
-fn log_routes(old: &[RouteStatus], new: &[RouteStatus]) {
-    let before: HashMap<_, _> = old.iter().map(|route| ((route.id, &route.agent), route)).collect();
-    let mut served = 0;
-    for route in new {
-        let known = before.get(&(route.id, &route.agent));
-        if known.is_some_and(|known| **known == *route) {
-            continue;
-        }
-        match (&route.error, route.state) {
-            (Some(error), RouteState::Conflict | RouteState::Invalid | RouteState::Rejected) => {
-                log::warn!("Caddy, route {}: {}: {error}", route.host, route.state);
-            }
-            (_, RouteState::Served) => served += 1,
-            _ => log::debug!("Caddy, route {}: {}", route.host, route.state),
-        }
-    }
-    if served > 0 {
-        log::info!("Caddy: {served} more names are served");
-    }
 }

@@ -143,6 +143,33 @@ fn port_setting(http: &Value, key: &str, default: u16) -> u16 {
     http.get(key).and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok()).unwrap_or(default)
 }
 
+/// Whether Caddy can get a certificate for a wildcard, or need not: because TLS is not its matter in this server, by an
+/// authority of its own, by a DNS challenge, or because the operator brings certificates along.
+pub(crate) fn has_wildcard_certificate(apps: &Value, server: &Value, host: &str) -> bool {
+    let http = &apps["http"];
+    let set = |key: &str| server.pointer(&format!("/automatic_https/{key}")) == Some(&Value::Bool(true));
+    let addresses = listens(server);
+    let plain = !addresses.is_empty() && addresses.iter().all(|address| has_port(address, http_port(http)));
+    let loaded =
+        apps.pointer("/tls/certificates").and_then(Value::as_object).is_some_and(|all| !all.is_empty());
+    if plain || loaded || set("disable") || set("disable_certificates") {
+        return true;
+    }
+    let policies = apps.pointer("/tls/automation/policies").and_then(Value::as_array);
+    policies.into_iter().flatten().any(|policy| {
+        let subjects = policy.get("subjects").and_then(Value::as_array);
+        let is_for_it =
+            subjects.is_none_or(|all| all.is_empty() || all.iter().any(|subject| subject == host));
+        let managers = policy.get("get_certificate").and_then(Value::as_array);
+        let issuers = policy.get("issuers").and_then(Value::as_array);
+        let can = |issuer: &Value| {
+            issuer.get("module").is_some_and(|module| module != "acme" && module != "zerossl")
+                || issuer.pointer("/challenges/dns").is_some_and(|dns| !dns.is_null())
+        };
+        is_for_it && (managers.is_some_and(|all| !all.is_empty()) || issuers.into_iter().flatten().any(can))
+    })
+}
+
 /// Whether `apps` (the value of `/config/apps`) gives certificates on demand and asks the Gateway whether it may. The
 /// error says what is missing.
 pub(crate) fn on_demand(apps: &Value) -> Result<(), String> {

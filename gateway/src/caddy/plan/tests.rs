@@ -29,6 +29,7 @@ struct Case {
     refused: HashMap<MappingId, Refusal>,
     skip: HashSet<MappingId>,
     keep: HashSet<String>,
+    bare: HashSet<String>,
     old_caddy: bool,
 }
 
@@ -40,6 +41,7 @@ impl Case {
             dial: DIAL,
             close_delay: !self.old_caddy,
             refused: &self.refused,
+            bare: &self.bare,
             skip: &self.skip,
             keep: &self.keep,
         };
@@ -227,6 +229,17 @@ fn a_refused_route_is_left_out_until_its_name_changes() {
     assert!(state(&plan, 1).1.is_some_and(|text| text.contains("no such thing")));
     let edited = [row(1, "better.test"), row(2, "good.test")];
     assert_eq!(ids(&case.settled(Some(&list), &edited)), ["01", "02"]);
+}
+
+#[test]
+fn a_wildcard_without_a_certificate_is_no_route() {
+    let case = Case { bare: HashSet::from(["*.w.test".to_owned()]), ..Case::default() };
+    let rows = [row(1, "*.w.test"), row(2, "a.w.test"), row(3, "*.x.test")];
+    let list = case.settled(None, &rows);
+    assert_eq!(ids(&list), ["02", "03"]);
+    let plan = case.plan(Some(&list), Some(&rows));
+    assert_eq!(state(&plan, 1).0, RouteState::Invalid);
+    assert!(state(&plan, 1).1.is_some_and(|text| text.contains("DNS challenge")));
 }
 
 #[test]

@@ -143,3 +143,31 @@ fn on_demand_tls_is_recognised_in_both_forms() {
         assert!(error.contains("Gateway__CaddyMode=routes"), "{error}");
     }
 }
+
+#[test]
+fn what_gives_a_wildcard_its_certificate_is_recognised() {
+    let policy = |policy: Value| json!({ "tls": { "automation": { "policies": [policy] } } });
+    let tls = json!({ "listen": [":443"] });
+    let acme = json!({ "module": "acme", "challenges": { "dns": { "provider": { "name": "x" } } } });
+    for (what, apps, server, expected) in [
+        ("nothing", json!({}), tls.clone(), false),
+        ("no listener at all", json!({}), Value::Null, false),
+        ("plain ACME", policy(json!({ "issuers": [{ "module": "acme" }] })), tls.clone(), false),
+        ("on demand only", policy(json!({ "on_demand": true })), tls.clone(), false),
+        ("its own authority", policy(json!({ "issuers": [{ "module": "internal" }] })), tls.clone(), true),
+        ("DNS", policy(json!({ "issuers": [acme] })), tls.clone(), true),
+        ("DNS for it", policy(json!({ "subjects": ["*.w.test"], "issuers": [acme] })), tls.clone(), true),
+        (
+            "DNS for others",
+            policy(json!({ "subjects": ["*.x.test"], "issuers": [acme] })),
+            tls.clone(),
+            false,
+        ),
+        ("a manager", policy(json!({ "get_certificate": [{ "via": "tailscale" }] })), tls.clone(), true),
+        ("files", json!({ "tls": { "certificates": { "load_files": [{}] } } }), tls, true),
+        ("no TLS here", json!({}), json!({ "listen": [":80"] }), true),
+        ("off", json!({}), json!({ "listen": [":443"], "automatic_https": { "disable": true } }), true),
+    ] {
+        assert_eq!(has_wildcard_certificate(&apps, &server, "*.w.test"), expected, "{what}");
+    }
+}
