@@ -27,6 +27,8 @@ mod problem;
 mod reply;
 mod routes;
 mod status;
+#[cfg(test)]
+mod testing;
 mod token;
 mod transfer;
 

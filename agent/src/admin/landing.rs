@@ -89,3 +89,101 @@ fn shown(app: &App, page: Option<&str>) -> Value {
 fn invalid(text: &str) -> Response {
     problem::invalid(&[("html".into(), text.into())])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use shared::mapping::MappingId;
+
+    use super::*;
+    use crate::admin::testing::app;
+    use crate::control::{Control, RouteState, TunnelStatus};
+    use crate::store::Store;
+
+    /// A Gateway that takes the page when it is there.
+    #[derive(Default)]
+    struct Fake {
+        fault: Option<AskFault>,
+        store: Mutex<Option<Store>>,
+        held: Mutex<Option<Option<String>>>,
+    }
+
+    impl Control for Fake {
+        fn status(&self) -> TunnelStatus {
+            TunnelStatus::default()
+        }
+
+        fn mappings_changed(&self, _: Duration) -> Vec<(MappingId, RouteState)> {
+            Vec::new()
+        }
+
+        fn reconnect(&self) {}
+
+        fn landing_page_changed(&self, _: Duration) -> Result<(), AskFault> {
+            if let Some(fault) = &self.fault {
+                return Err(fault.clone());
+            }
+            let store = self.store.lock().expect("store").clone().expect("a store");
+            let page = store.landing_page().expect("asked");
+            *self.held.lock().expect("held") = Some(page.as_deref().map(landing::hash));
+            Ok(())
+        }
+
+        fn gateway_landing_page(&self) -> Option<Option<String>> {
+            self.held.lock().expect("held").clone()
+        }
+    }
+
+    fn put_html(app: &App, body: &Value) -> Response {
+        put(app, &Request::new("PUT", "/x").json(&body.to_string()), &Params::default())
+    }
+
+    #[test]
+    fn a_page_is_kept_shown_and_taken_back() {
+        let (app, fake, scratch) = app(Fake::default());
+        *fake.store.lock().expect("store") = Some(scratch.store());
+        let request = Request::new("GET", "/x");
+        let first = get(&app, &request, &Params::default()).value();
+        let default = landing::hash(landing::DEFAULT);
+        let expected = json!({
+            "html": landing::DEFAULT, "hash": default, "isDefault": true, "gatewayHash": null, "synced": false,
+        });
+        assert_eq!(first, expected, "the Gateway has not said what it holds");
+
+        let saved = put_html(&app, &json!({ "html": "<p>hi</p>" }));
+        assert_eq!(saved.status, 200);
+        let saved = saved.value();
+        assert_eq!(saved["hash"], landing::hash("<p>hi</p>"));
+        assert_eq!((&saved["gatewayHash"], &saved["synced"]), (&saved["hash"], &json!(true)));
+        assert_eq!(get(&app, &request, &Params::default()).value()["html"], "<p>hi</p>");
+
+        let back = reset(&app, &request, &Params::default()).value();
+        assert_eq!((&back["html"], &back["isDefault"]), (&json!(landing::DEFAULT), &json!(true)));
+        assert_eq!((&back["gatewayHash"], &back["synced"]), (&json!(default), &json!(true)));
+    }
+
+    #[test]
+    fn a_page_must_be_there_and_not_too_long() {
+        let (app, ..) = app(Fake { fault: Some(AskFault::NotConnected), ..Fake::default() });
+        for (html, words) in [
+            (Value::Null, "required"),
+            (json!(""), "required"),
+            (json!(" \n"), "required"),
+            (json!(7), "text"),
+            (json!("x".repeat(MOST + 1)), "1000001"),
+            // Two units each.
+            (json!("🐙".repeat(MOST / 2 + 1)), "1000002"),
+        ] {
+            let answer = put_html(&app, &json!({ "html": html }));
+            assert_eq!(answer.status, 400);
+            let text = answer.value()["errors"]["html"][0].as_str().expect("a text").to_owned();
+            assert!(text.contains(words), "{text}");
+        }
+        let answer = put_html(&app, &json!({ "html": "ü".repeat(MOST) })).value();
+        assert_eq!(answer["synced"], false);
+        assert!(answer["message"].as_str().expect("a text").contains("when it is connected"), "{answer}");
+        let longest = json!({ "html": "\u{1}".repeat(MOST) }).to_string();
+        assert!(longest.len() <= BODY, "the longest page fits the body's limit however it is escaped");
+    }
+}
