@@ -88,8 +88,6 @@ impl AdminConfig {
 /// What the endpoints for finding faults need to know from the settings.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
-    /// The Agent's name.
-    name: String,
     /// Lets whoever sends it use the echo.
     api_key: Option<Secret>,
     /// Ports of the Gateways, where public addresses may be as well.
@@ -102,7 +100,6 @@ impl Reach {
     /// From the settings.
     pub fn of(config: &Config) -> Reach {
         Reach {
-            name: config.name.clone(),
             api_key: Some(config.api_key.clone()),
             gateway_ports: config.gateway_urls.iter().map(|url| url.port).collect(),
             gateway_ca_file: config.gateway_ca_file.clone(),

@@ -52,7 +52,7 @@ pub(crate) fn echo(app: &App, request: &Request, _: &Params<'_>) -> Response {
                 "version": app.config.version,
                 "connectionStatus": status.state.to_string(),
                 "gatewayVersion": status.gateway_version,
-                "machineName": app.reach.name,
+                "machineName": app.config.name,
             },
             "timestamp": timestamp::api_form(timestamp::now()),
         }),
