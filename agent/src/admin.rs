@@ -21,6 +21,7 @@ mod logs;
 mod mappings;
 mod metrics;
 pub(crate) mod offline;
+mod openapi;
 mod pages;
 mod probe;
 mod problem;

@@ -11,8 +11,8 @@ use super::login::{Operator, Shown};
 use super::problem::{self, problem};
 use super::status::status;
 use super::{
-    backup, diagnose, echo, events, gateway, history, landing, login, logs, mappings, metrics, pages, probe,
-    routes, transfer,
+    backup, diagnose, echo, events, gateway, history, landing, login, logs, mappings, metrics, openapi,
+    pages, probe, routes, transfer,
 };
 use crate::control::TunnelState;
 
@@ -90,6 +90,7 @@ const ROUTES: &[Route] = &[
     route("GET", "/api/v1/traffic", Access::Operator, history::traffic),
     route("GET", "/api/v1/agent/logs", Access::Operator, logs::agent_logs),
     route("GET", "/api/v1/events", Access::Operator, events::events),
+    route("GET", "/api/v1/openapi.json", Access::Anyone, openapi::openapi),
     route("GET", "/metrics", Access::Key(metrics::has_token), metrics::metrics),
     route("GET", "/health", Access::Anyone, health),
 ];
@@ -614,7 +615,40 @@ mod tests {
         assert!(asked > 10, "{asked} routes");
         let open: Vec<_> =
             ROUTES.iter().filter(|r| matches!(r.access, Access::Anyone)).map(|r| r.path).collect();
-        assert_eq!(open, ["/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/logout", "/health"]);
+        let expected = ["/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/logout"];
+        assert_eq!(open[..3], expected);
+        assert_eq!(open[3..], ["/api/v1/openapi.json", "/health"]);
+    }
+
+    #[test]
+    fn the_description_names_every_route_and_no_other() {
+        let document = openapi::document("1.2.3").expect("JSON");
+        let paths = document["paths"].as_object().expect("paths");
+        let mut described: Vec<(String, String)> = paths
+            .iter()
+            .flat_map(|(path, item)| {
+                let methods = item.as_object().expect("an object").keys();
+                methods.map(|method| (path.clone(), method.to_uppercase())).collect::<Vec<_>>()
+            })
+            .collect();
+        let mut routes: Vec<_> = ROUTES.iter().map(|r| (r.path.to_owned(), r.method.to_owned())).collect();
+        described.sort();
+        routes.sort();
+        assert!(routes.len() > 30);
+        assert_eq!(described, routes);
+        for route in ROUTES {
+            let operation = &paths[route.path][route.method.to_lowercase()];
+            let what = format!("{} {}", route.method, route.path);
+            let open = operation.get("security") == Some(&json!([]));
+            assert_eq!(open, matches!(route.access, Access::Anyone), "{what}: who may ask");
+            assert_eq!(
+                operation["responses"].get("401").is_none(),
+                open && route.path != "/api/v1/auth/login" && route.path != "/api/v1/auth/refresh",
+                "{what}: 401"
+            );
+            let named = operation["parameters"].as_array().into_iter().flatten().any(|p| p["in"] == "path");
+            assert_eq!(named, route.path.contains("{id}"), "{what}: the id");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@
 //! | `robustness` | bounds, overload, signals, `kill -9` |
 //! | `probe` | asking a target before it is saved, finding services |
 //! | `service` | readiness, watchdog and sockets of a service manager |
+//! | `description` | does the API do what it says of itself? |
 //! | `metrics` | what both daemons tell Prometheus |
 //! | `many` | several Agents, several Gateways |
 //!
@@ -36,6 +37,7 @@ mod caddy_visitors;
 mod cli;
 mod config;
 mod control;
+mod description;
 mod doctor;
 mod errors;
 mod forwarding;
