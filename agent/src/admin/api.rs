@@ -989,6 +989,23 @@ mod tests {
     }
 
     #[test]
+    fn open_pages_hear_of_every_change_of_a_mapping() {
+        let world = World::new();
+        let listener = world.app.live.hub.listen(None).expect("room for a listener");
+        let id = world.mapping("app.example")["id"].as_str().expect("an id").to_owned();
+        let path = format!("/api/v1/mappings/{id}");
+        assert_eq!(world.operator("PATCH", &path, Some(json!({ "internalPort": 81 }))).status, 200);
+        let toggle = format!("{path}/toggle");
+        assert_eq!(world.operator("PATCH", &toggle, Some(json!({ "enabled": false }))).status, 200);
+        assert_eq!(world.operator("PATCH", &path, Some(json!({ "internalPort": 0 }))).status, 400);
+        assert_eq!(world.operator("DELETE", &path, None).status, 204);
+        let heard: Vec<_> = listener.take().messages.iter().map(|m| (m.name, m.data.clone())).collect();
+        let expected = ["created", "updated", "updated", "deleted"]
+            .map(|reason| ("MappingsChanged", json!({ "reason": reason, "ids": [id] }).to_string()));
+        assert_eq!(heard, expected);
+    }
+
+    #[test]
     fn health_is_always_200() {
         let world = World::new();
         let ask = || world.ask(&Request::new("GET", "/health"));

@@ -21,6 +21,7 @@ use super::http::{Request, Response};
 use super::problem::{self, Fault, problem};
 use super::routes::Standings;
 use crate::control::RouteState;
+use crate::events::Event;
 use crate::store::{SaveError, Stored, Unreadable};
 use crate::{random, timestamp};
 
@@ -97,6 +98,7 @@ pub(crate) fn delete(app: &App, _: &Request, params: &Params<'_>) -> Response {
         Ok(true) => {
             log::info!("mapping {id} was deleted");
             app.control.mappings_changed(ACKNOWLEDGE);
+            app.live.hub.publish(Event::MappingsChanged { reason: "deleted", ids: vec![id] });
             Response::empty(204)
         }
         Ok(false) => unknown(id),
@@ -142,7 +144,7 @@ fn not_saved(error: &SaveError) -> Response {
     }
 }
 
-/// Tells the tunnel, and the Operator what became of it.
+/// Tells the tunnel and every open page, and the Operator what became of it.
 fn saved(app: &App, status: u16, mapping: Mapping) -> Response {
     let state = app
         .control
@@ -151,6 +153,8 @@ fn saved(app: &App, status: u16, mapping: Mapping) -> Response {
         .find(|(id, _)| *id == mapping.id)
         .map_or(RouteState::Pending, |(_, state)| state);
     log::info!("mapping {}: {} to {} was saved, {state}", mapping.id, mapping.domain, mapping.authority());
+    let reason = if status == 201 { "created" } else { "updated" };
+    app.live.hub.publish(Event::MappingsChanged { reason, ids: vec![mapping.id] });
     let standings = Standings::now(app.control.as_ref());
     let row = Stored::Mapping(mapping);
     let mut value = shown(&row);

@@ -24,8 +24,9 @@ export const statusClass = (item) => (item.errorMessage && !item.statusCode ? "e
 export function fits(item, filter) {
   if (filter.mapping && item.mappingId !== filter.mapping) return false;
   if (filter.method && item.method !== filter.method) return false;
-  if (filter.from && item.timestamp < filter.from) return false;
-  if (filter.to && item.timestamp >= filter.to) return false;
+  const at = Date.parse(item.timestamp);
+  if (filter.from && at < Date.parse(filter.from)) return false;
+  if (filter.to && at >= Date.parse(filter.to)) return false;
   if (filter.q) {
     const words = filter.q.toLowerCase();
     const texts = [item.path, item.queryString, item.clientIp, item.userAgent, item.externalDomain, item.errorMessage];

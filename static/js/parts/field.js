@@ -2,6 +2,18 @@
 
 import { fresh, h, mark, say } from "../dom.js";
 
+// A message that appears while a button is being pressed moves the button away from under the pointer: what leaving a
+// field has to say waits until the press is over.
+let pressed = false;
+const waiting = [];
+addEventListener("pointerdown", () => (pressed = true), true);
+for (const over of ["pointerup", "pointercancel"]) {
+  addEventListener(over, () => {
+    pressed = false;
+    setTimeout(() => waiting.splice(0).forEach((look) => look()));
+  }, true);
+}
+
 /**
  * @param {{label: string, hint?: string, type?: string, options?: Array<[string, string]>}} spec  the rest are
  *   attributes of the input; `check(value)` gives what is wrong, or null
@@ -38,7 +50,8 @@ export function field({ label, hint = "", options = null, check = null, area = f
       return text === null;
     },
   };
-  input.addEventListener("blur", () => check && input.value !== "" && self.valid());
+  const look = () => check && input.value !== "" && self.valid();
+  input.addEventListener("blur", () => (pressed ? waiting.push(look) : look()));
   // Once something was wrong, it is checked with every key: the message goes as soon as it is mended.
   input.addEventListener("input", () => told && (check ? self.valid() : self.fault(null)));
   return self;

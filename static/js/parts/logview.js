@@ -158,7 +158,7 @@ export function logView({ title, path, event, name }, signal) {
   function live(detail) {
     if (detail.id !== undefined && lines.length > 0 && detail.id <= lines.at(-1).id) {
       // Numbers begin anew with the program that gives them; anything else we have already.
-      if (detail.id < lines[0].id || detail.timestamp > lines.at(-1).timestamp) load();
+      if (detail.id < lines[0].id || Date.parse(detail.timestamp) > Date.parse(lines.at(-1).timestamp)) load();
       return;
     }
     held.push(detail);
