@@ -37,8 +37,8 @@ const MOST_ROWS: usize = 8192;
 const MOST_TEXT: usize = 4 * 1024 * 1024;
 /// As many as this are written before their time …
 const MANY_ROWS: usize = MOST_ROWS / 2;
-/// … but not sooner after the last time than this, which makes about 1,000 rows a second at most: 1 % of a core, and 36 MB
-/// a minute of what an SD card can take.
+/// … but not sooner after the last time than this, which makes about 1,000 rows a second at most: what an SD card and a
+/// small processor can take beside the traffic itself.
 const AT_LEAST: Duration = Duration::from_secs(4);
 /// How long rows wait otherwise.
 const AT_MOST: Duration = Duration::from_secs(20);
@@ -636,7 +636,7 @@ fn keep(ledger: &Arc<Ledger>, store: &Store, woken: &Receiver<()>) {
         let result = store.record(ledger, housekeeping).and_then(|()| {
             if housekeeping {
                 kept = Instant::now();
-                store.tidy_history(ledger.limits.days)?;
+                keep_house(ledger, store)?;
             }
             Ok(())
         });
@@ -650,6 +650,14 @@ fn keep(ledger: &Arc<Ledger>, store: &Store, woken: &Receiver<()>) {
             Err(e) => log::debug!("requests still cannot be kept: {e}"),
         }
     }
+}
+
+/// What is too old goes, also when nothing new comes.
+fn keep_house(ledger: &Ledger, store: &Store) -> Result<(), StoreError> {
+    let tidied = store.tidy_history(ledger.limits.days);
+    // To be counted again: else rows that went would count as rows that are too many.
+    ledger.rows.store(u64::MAX, Relaxed);
+    tidied
 }
 
 /// Start of the minute, seconds since 1970.
@@ -818,6 +826,26 @@ mod tests {
         assert_eq!(again.counts.values().map(|counts| counts.requests).sum::<u64>(), counted);
         assert_eq!(again.last.len(), 1);
         assert!(ledger.take(true).is_none());
+    }
+
+    #[test]
+    fn rows_that_went_by_age_do_not_count_as_too_many() {
+        let scratch = crate::store::scratch::Scratch::new();
+        let store = scratch.store();
+        let recorder = recorder(&store, 10);
+        let rows = || {
+            recorder.settle();
+            store.requests(&Default::default(), &HashMap::new(), None, 100).expect("rows").len()
+        };
+        (0..10).for_each(|_| recorder.request(&entry("/old")));
+        assert_eq!(rows(), 10);
+        scratch.sql("UPDATE RequestLogs SET Timestamp = '2020-01-01 00:00:00' WHERE rowid % 2 = 0");
+        keep_house(&recorder.ledger, &store).expect("kept");
+        assert_eq!(rows(), 5);
+        (0..5).for_each(|_| recorder.request(&entry("/new")));
+        assert_eq!(rows(), 10);
+        recorder.request(&entry("/one too many"));
+        assert_eq!(rows(), 10);
     }
 
     #[test]

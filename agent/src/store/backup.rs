@@ -500,6 +500,24 @@ mod tests {
     }
 
     #[test]
+    fn a_database_that_was_copied_with_its_log_is_restored_with_what_is_in_the_log() {
+        let scratch = Scratch::new();
+        let store = scratch.store();
+        store.insert(mapping_for_tests("in-the-log.example")).expect("saved");
+        // While it runs, as a volume is copied: the mapping is not in the file itself yet.
+        let from = scratch.path().join("copied");
+        fs::create_dir(&from).expect("a directory");
+        for name in ["octoporty.db", "octoporty.db-wal"] {
+            fs::copy(scratch.path().join(name), from.join(name)).expect("a copy");
+        }
+        let before = fs::read(from.join("octoporty.db")).expect("the file");
+        let fresh = scratch.path().join("fresh.db");
+        assert_eq!(restore(&fresh, &from.join("octoporty.db")).expect("restored").mappings, 1);
+        assert_eq!(count(&fresh, "PortMappings"), 1);
+        assert_eq!(fs::read(from.join("octoporty.db")).expect("the file"), before, "left alone");
+    }
+
+    #[test]
     fn rests_of_interrupted_copies_go_at_the_next_start() {
         let scratch = Scratch::new();
         let (old, new) =
