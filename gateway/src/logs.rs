@@ -207,9 +207,16 @@ impl Watcher {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use shared::frame::Side;
+    use shared::hello::ToGateway;
+    use shared::link::Link;
     use shared::logging::Level;
+    use shared::poll::Poller;
 
     use super::*;
+    use crate::tunnels::{TunnelSettings, Tunnels};
 
     fn ring(count: u64) -> Ring {
         let ring = Ring::default();
@@ -255,6 +262,44 @@ mod tests {
         let asked = GetLogs { request: 1, before: 0, count: MAX_LOG_LINES, contains: None };
         let page = page(&ring, &asked);
         assert!(!page.lines.is_empty() && ToAgent::Logs(page).to_json().len() < 2 * MAX_LOG_BYTES);
+    }
+
+    #[test]
+    fn an_agent_that_does_not_read_costs_no_more_than_its_bound() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let _silent = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (socket, _) = listener.accept().expect("a connection");
+        let poller = Poller::new().expect("a poller");
+        let link = Link::new("t0".into(), Side::Gateway, socket, None, poller.handle()).expect("a link");
+        let tunnels = Tunnels::new(TunnelSettings {
+            heartbeat_seconds: 30,
+            links: 1,
+            max_streams: 1,
+            max_agents: 1,
+            hold_seconds: 0,
+            fqdn: None,
+        });
+        let hello = r#"{"type":"hello","minVersion":1,"maxVersion":1,"agentVersion":"1","agentId":"an-agent","credit":1}"#;
+        let Ok(ToGateway::Hello(hello)) = ToGateway::parse(hello.as_bytes()) else { panic!("a hello") };
+        let (session, _) = tunnels.greet(&link, &hello, "gateway.test").expect("welcome");
+
+        let mut watcher = Watcher { session: Arc::downgrade(&session), last: 0, dropped: 0 };
+        let line = |id| Line { id, time_ms: 0, level: Level::Information, text: "x".repeat(1000).into() };
+        let mut sent = 0;
+        // Whatever the kernel keeps for the peer: some time it is full.
+        while watcher.dropped == 0 && sent < 1_000_000 {
+            let lines: Vec<_> = (sent + 1..=sent + 100).map(line).collect();
+            assert!(watcher.send(lines.iter().collect()));
+            sent += 100;
+            assert!(link.later_bytes() < 2 * LINK_FULL, "{} bytes wait", link.later_bytes());
+        }
+        assert_eq!(watcher.dropped, 100, "counted, for the next message that goes");
+        assert!(watcher.send(vec![&line(sent + 1)]));
+        assert_eq!(watcher.dropped, 101);
+        assert!(!link.is_closed(), "and the tunnel goes on");
+        link.close("the test is over");
+        tunnels.link_closed(&link, Some(&session), "the test is over");
+        assert!(!watcher.send(vec![&line(sent + 2)]), "nobody is sent to when the session is over");
     }
 
     #[test]
