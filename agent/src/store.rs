@@ -35,6 +35,7 @@ use crate::timestamp;
 
 pub use backup::{Restored, backup, restore};
 pub use error::StoreError;
+pub(crate) use error::user_id;
 pub(crate) use history::{KeptConnection, KeptRequest, Named, Place, RequestFilter, StatusTest};
 pub(crate) use import::Changes;
 #[cfg(test)]

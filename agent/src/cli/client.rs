@@ -3,7 +3,8 @@
 //! On the Agent's own machine nobody has to log in: whoever may read the settings has the secret that signs tokens.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use crate::control::{Control, RouteState, TunnelStatus};
 use crate::events::Live;
 use crate::exchange::{self, Answer, Channel, Fault, Question, Step, Trouble};
 use crate::history::{Limits, Recorder};
-use crate::store::Store;
+use crate::store::{Store, user_id};
 use crate::tls;
 
 /// How long the Agent may take to answer; a save waits for the Gateway, an import writes much.
@@ -51,7 +52,12 @@ pub(super) enum Api {
     /// A running Agent's.
     Running(Running),
     /// No Agent runs: its database.
-    Offline { app: Box<App>, path: PathBuf },
+    Offline {
+        app: Box<App>,
+        path: PathBuf,
+        /// Whether that is known: an Agent on any free port cannot be found.
+        sure: bool,
+    },
 }
 
 /// A running Agent.
@@ -85,21 +91,35 @@ impl Api {
 
     /// The API on the database, without a tunnel.
     pub(super) fn offline(config: &Config) -> Result<Api, Failure> {
-        let store = Store::open(&config.database).map_err(Failure::failed)?;
+        let path = config.database.clone();
+        if let Some(owner) = foreign_owner(&path) {
+            return Err(Failure::failed(format_args!(
+                "database {}: would be made by another user than the Agent's; start the Agent once, or run this as user \
+                 id {owner}",
+                path.display()
+            )));
+        }
+        let store = Store::open(&path).map_err(Failure::failed)?;
         let admin = AdminConfig::new(config);
         let gateway = config.gateway_urls.first().map(ToString::to_string).unwrap_or_default();
         let live = Live::default();
         let history = Recorder::start(store.clone(), Limits::of(config), Arc::clone(&live.hub));
         let history = history.map_err(Failure::failed)?;
         let app = App::new(admin, store, history, Arc::new(NoTunnel { gateway }), live);
-        Ok(Api::Offline { app: Box::new(app.map_err(Failure::failed)?), path: config.database.clone() })
+        Ok(Api::Offline { app: Box::new(app.map_err(Failure::failed)?), path, sure: config.port != 0 })
     }
 
     /// In words: whom a change went to.
     pub(super) fn place(&self) -> String {
         match self {
             Api::Running(running) => format!("the running Agent at {}", running.authority),
-            Api::Offline { path, .. } => format!("the database {}; no Agent is running", path.display()),
+            Api::Offline { path, sure: true, .. } => {
+                format!("the database {}; no Agent is running", path.display())
+            }
+            Api::Offline { path, .. } => format!(
+                "the database {}; Agent__Port is 0, so a running Agent is not found and notices at its next start",
+                path.display()
+            ),
         }
     }
 
@@ -124,7 +144,7 @@ impl Api {
                 }
                 Ok((answer.status, answer.body))
             }
-            Api::Offline { app, path } => offline::ask(app, method, target, body)
+            Api::Offline { app, path, .. } => offline::ask(app, method, target, body)
                 .map_err(|e| Failure::failed(format_args!("database {}: {e}", path.display()))),
         }
     }
@@ -142,6 +162,15 @@ impl Api {
         serde_json::from_slice(&bytes)
             .map_err(|e| Failure::failed(format_args!("{}: the answer is no JSON: {e}", self.place())))
     }
+}
+
+/// Who should make a database that is not there yet, if that is somebody else: root, asked to add a mapping before the
+/// first start, would leave a file that the Agent may not write. (One that is there keeps its owner: SQLite sees to
+/// that.)
+fn foreign_owner(database: &Path) -> Option<u32> {
+    let directory = database.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let owner = directory.metadata().ok()?.uid();
+    (!database.exists() && owner != user_id()).then_some(owner)
 }
 
 /// A problem document (RFC 9457) in words.

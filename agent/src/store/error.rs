@@ -145,6 +145,6 @@ impl StoreError {
 }
 
 /// By way of the owner of our own process's directory, which needs no unsafe call.
-pub(super) fn user_id() -> u32 {
+pub(crate) fn user_id() -> u32 {
     fs::metadata("/proc/self").map_or(0, |process| process.uid())
 }

@@ -299,3 +299,12 @@ fn mappings_are_exported_and_imported_all_or_nothing() {
     let err = bad(&env, &["mappings", "import", "/nowhere.json"], 1);
     assert!(err.contains("/nowhere.json"), "{err}");
 }
+
+#[test]
+fn an_agent_at_any_free_port_is_not_taken_for_one_that_does_not_run() {
+    let world = World::start();
+    let mut env = world.agent().environment();
+    env.iter_mut().filter(|(k, _)| k == "Agent__Port").for_each(|(_, v)| *v = "0".into());
+    let said = good(&env, &["mappings", "add", "app.example.com", "http://nas:80"]);
+    assert!(said.contains("Agent__Port is 0") && !said.contains("no Agent is running"), "{said}");
+}

@@ -140,8 +140,13 @@ fn usual_env_file(
         return None;
     }
     let names = || environment.iter().filter_map(|(name, _)| name.to_str());
-    let is_setting =
-        |name: &str| daemon.settings.iter().flat_map(|s| s.names()).any(|n| n.eq_ignore_ascii_case(name));
+    let is_setting = |name: &str| {
+        // A secret may be in a file that a variable names.
+        let stem = name.len().checked_sub("_FILE".len()).and_then(|at| name.split_at_checked(at));
+        let stem = stem.filter(|(_, end)| end.eq_ignore_ascii_case("_FILE")).map(|(stem, _)| stem);
+        let mut known = daemon.settings.iter().flat_map(|setting| setting.names());
+        known.any(|known| [Some(name), stem].iter().flatten().any(|name| name.eq_ignore_ascii_case(known)))
+    };
     (!names().any(is_setting)).then(|| file.to_owned())
 }
 
@@ -156,4 +161,48 @@ pub fn report(daemon: &Daemon, faults: &[Fault], console: &mut Console<'_>) -> i
     }
     writeln!(console.error, "try '{name} --help' for all settings")?;
     Ok(EXIT_WRONG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Setting;
+    use super::super::command::COMMON;
+    use super::*;
+
+    #[test]
+    fn the_file_of_the_installed_service_is_for_commands_that_were_told_nothing() {
+        let path = std::env::temp_dir().join(format!("octoporty-usual-{}.env", std::process::id()));
+        std::fs::write(&path, "").expect("written");
+        let env_file: &'static str = path.to_str().expect("UTF-8").to_owned().leak();
+        const SETTINGS: &[Setting] =
+            &[Setting::number("Test__Port", 1, 0, 9, "A port.").aliases(&["TEST_PORT"])];
+        let daemon = |env_file| Daemon {
+            program: "octoporty-test",
+            version: "1",
+            summary: "",
+            description: "",
+            settings: SETTINGS,
+            prefixes: &["Test__"],
+            legacy: &[],
+            commands: &COMMON,
+            examples: &[],
+            env_file,
+            files: &[],
+            port_key: "Test__Port",
+        };
+        let found = |env_file, command: &str, names: &[&str]| {
+            let command = COMMON.iter().find(|known| known.name == command).expect("a command");
+            let environment: Vec<_> =
+                names.iter().map(|n| (OsString::from(n), OsString::from("1"))).collect();
+            usual_env_file(&daemon(env_file), command, &environment).is_some()
+        };
+        assert!(found(env_file, "healthcheck", &["PATH", "HOME"]));
+        assert!(!found(env_file, "run", &["PATH"]), "the unit says what the daemon reads");
+        for name in ["Test__Port", "test__port", "TEST_PORT", "Test__Port_FILE"] {
+            assert!(!found(env_file, "healthcheck", &[name]), "{name}: somebody has said something");
+        }
+        assert!(!found("", "healthcheck", &[]));
+        std::fs::remove_file(&path).expect("removed");
+        assert!(!found(env_file, "healthcheck", &[]), "it is not there");
+    }
 }
