@@ -133,7 +133,7 @@ impl Answer {
 pub(crate) fn simple(core: &Core, head: &RequestHead<'_>, peer: IpAddr) -> Answer {
     let answer = match (path(head.target), head.method) {
         (caddy::ASK_PATH, "GET" | "HEAD")
-            if ask::is_caddys(head, core.config.trusted_proxies.trusts(peer)) =>
+            if ask::is_caddys(head, core.config.trusted_proxies.trusts(peer) || peer.is_loopback()) =>
         {
             let domain = ask::domain(head.target).unwrap_or_default();
             let published = |host: &str| core.tunnels.is_published(host);

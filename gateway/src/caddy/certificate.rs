@@ -172,20 +172,21 @@ fn read(host: &str, name: &str, der: &[u8], now: i64) -> CertificateReport {
     };
     let fits = names.iter().any(|known| Hostname::parse(known).is_ok_and(|known| known.matches(name)));
     let days_left = (to - now).div_euclid(DAY);
+    // Those that live for days or hours only would be a warning for ever.
+    let enough = if to - from > 2 * WARNING_DAYS * DAY { WARNING_DAYS * DAY } else { (to - from) / 5 };
     let (state, error) = if !fits {
         ("error", Some(format!("the certificate is not for {name}")))
     } else if now < from {
         ("error", Some("the certificate is not valid yet; is this machine's clock right?".to_owned()))
     } else if now >= to {
         ("error", Some("the certificate has expired; Caddy's log says why it was not renewed".to_owned()))
-    } else if to - now < WARNING_DAYS * DAY && to - from > 2 * WARNING_DAYS * DAY {
-        let text =
-            format!("the certificate ends in {days_left} days; Caddy's log says why it was not renewed yet");
-        ("warning", Some(text))
-    } else if to - now < (to - from) / 5 {
-        let text =
-            format!("only {} % of the certificate's time is left", (to - now) * 100 / (to - from).max(1));
-        ("warning", Some(text))
+    } else if to - now < enough {
+        let left =
+            if days_left > 0 { format!("{days_left} days") } else { format!("{} hours", (to - now) / 3600) };
+        (
+            "warning",
+            Some(format!("the certificate ends in {left}; Caddy's log says why it was not renewed yet")),
+        )
     } else {
         ("ok", None)
     };
@@ -268,5 +269,75 @@ impl ServerCertVerifier for Witness {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::pem::PemObject;
+
+    use super::*;
+
+    /// 1 January 2026; the sample ends 90 days later.
+    const BEGIN: i64 = 1_767_225_600;
+
+    fn sample(name: &str, days: i64) -> CertificateReport {
+        let der =
+            CertificateDer::from_pem_slice(include_bytes!("certificate/sample.pem")).expect("a certificate");
+        read(name, name, &der, BEGIN + days * DAY)
+    }
+
+    #[test]
+    fn a_certificate_says_whose_it_is_and_for_how_long() {
+        let report = sample("app.test", 0);
+        assert_eq!((report.state.as_str(), report.error), ("ok", None));
+        assert_eq!(report.issuer.as_deref(), Some("Octoporty tests, Test Authority"));
+        assert_eq!(report.subject.as_deref(), Some("app.test"));
+        assert_eq!(report.names, ["app.test", "*.w.test"]);
+        assert_eq!(report.not_before.as_deref(), Some("2026-01-01T00:00:00.000Z"));
+        assert_eq!(report.not_after.as_deref(), Some("2026-04-01T00:00:00.000Z"));
+        assert_eq!(report.days_left, Some(90));
+    }
+
+    #[test]
+    fn its_time_and_its_names_decide_whether_it_is_good() {
+        for (name, days, state, part) in [
+            ("app.test", 79, "ok", ""),
+            ("x.w.test", 0, "ok", ""),
+            ("app.test", 81, "warning", "ends in 9 days"),
+            ("app.test", 90, "error", "has expired"),
+            ("app.test", -1, "error", "not valid yet"),
+            ("other.test", 0, "error", "not for other.test"),
+            ("x.y.w.test", 0, "error", "not for x.y.w.test"),
+        ] {
+            let report = sample(name, days);
+            assert_eq!(report.state, state, "{name}, day {days}: {report:?}");
+            assert!(report.error.unwrap_or_default().contains(part), "{name}, day {days}");
+        }
+        assert_eq!(sample("app.test", 100).days_left, Some(-10));
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_said() {
+        let report = read("app.test", "app.test", b"\x30\x03\x02\x01\x00", BEGIN);
+        assert_eq!(report.state, "error");
+        assert!(report.error.is_some_and(|text| text.contains("cannot be read")));
+    }
+
+    #[test]
+    fn what_cannot_be_reached_or_speaks_no_tls_is_said() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let server = std::thread::spawn(move || {
+            let (socket, _) = listener.accept().expect("a connection");
+            drop((&socket).write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+        });
+        let report = look("127.0.0.1", port, "app.test", false, &|| false);
+        server.join().expect("it answered");
+        assert_eq!(report.state, "error", "{report:?}");
+        let report = look("127.0.0.1", port, "app.test", false, &|| false);
+        assert!(report.error.is_some_and(|text| text.contains("cannot be reached")));
+        let report = look("127.0.0.1", port, "*.w.test", true, &|| false);
+        assert_eq!(report.state, "unknown", "on demand a wildcard has none of its own");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::threads;
 
@@ -15,6 +15,9 @@ use crate::gateway::Core;
 const MAX_LOOKS: usize = 1000;
 /// Pauses before a certificate is looked at, again if there was none.
 const PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(15), Duration::from_secs(120)];
+
+/// How often Agents hear of what has been found; each time they get the state of all their mappings.
+const TELL: Duration = Duration::from_secs(2);
 
 /// The new mappings.
 #[derive(Default)]
@@ -64,10 +67,11 @@ impl Looks {
 }
 
 fn look(core: &Arc<Core>, mut hosts: Vec<String>) {
-    for pause in PAUSES {
-        if core.caddy.stopped_within(pause) {
+    for (attempt, pause) in PAUSES.iter().enumerate() {
+        if core.caddy.stopped_within(*pause) {
             return;
         }
+        let mut told = Instant::now();
         hosts.retain(|host| {
             if core.caddy.is_stopped() {
                 return false;
@@ -75,12 +79,20 @@ fn look(core: &Arc<Core>, mut hosts: Vec<String>) {
             let found = core.caddy.certificate(host, true);
             match &found.error {
                 None => log::info!("{host}: certificate by {}", found.issuer.as_deref().unwrap_or("nobody")),
+                // At first Caddy may be getting it still.
+                Some(error) if found.state == "error" && attempt + 1 < PAUSES.len() => {
+                    log::debug!("{host}: {error}");
+                }
                 Some(error) if found.state != "unknown" => log::warn!("{host}: {error}"),
                 Some(_) => {}
             }
-            core.routes_changed();
+            if told.elapsed() > TELL {
+                told = Instant::now();
+                core.routes_changed();
+            }
             found.state == "error"
         });
+        core.routes_changed();
         if hosts.is_empty() {
             return;
         }
