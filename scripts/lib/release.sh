@@ -1,6 +1,7 @@
 #!/bin/sh
 # What the installers and the updater have in common: finding a release, believing it, putting it in place.
-# Sourced, never run; scripts/build-release writes it into each script that it releases.
+# Sourced, never run; scripts/build-release writes it into each script that it releases. All variables of a shell are one
+# another's: those of functions here must not have names that the scripts use.
 
 bin_dir=/usr/local/bin
 lib_dir=/usr/local/lib/octoporty
@@ -182,30 +183,30 @@ find_signers() { # folder of the release
 
 # Checksums and signature of SHA256SUMS in a folder. Nothing of the release has been run or copied before.
 verify_sums() { # folder, names that must be listed...
-    folder=$1
+    sums_folder=$1
     shift
-    [ -r "$folder/SHA256SUMS" ] || { warn "$folder has no SHA256SUMS: not a release"; return 1; }
+    [ -r "$sums_folder/SHA256SUMS" ] || { warn "$sums_folder has no SHA256SUMS: not a release"; return 1; }
     if [ -n "$allow_unsigned" ]; then
         warn "the signature is not checked (--allow-unsigned)"
-    elif [ ! -r "$folder/SHA256SUMS.sig" ]; then
-        warn "$folder is not signed; --allow-unsigned takes it by its checksums alone"
+    elif [ ! -r "$sums_folder/SHA256SUMS.sig" ]; then
+        warn "$sums_folder is not signed; --allow-unsigned takes it by its checksums alone"
         return 1
     else
         need ssh-keygen openssh-client
-        [ -n "$signers" ] || find_signers "$folder"
+        [ -n "$signers" ] || find_signers "$sums_folder"
         if [ -z "$signers" ]; then
             warn "no key to check the signature with: give --signers FILE"
             return 1
         fi
         if ! ssh-keygen -q -Y verify -f "$signers" -I $signing_identity -n $signing_namespace \
-            -s "$folder/SHA256SUMS.sig" <"$folder/SHA256SUMS" >"$work/verify" 2>&1; then
-            warn "the signature of $folder/SHA256SUMS is wrong: $(tr '\n' ' ' <"$work/verify")"
+            -s "$sums_folder/SHA256SUMS.sig" <"$sums_folder/SHA256SUMS" >"$work/verify" 2>&1; then
+            warn "the signature of $sums_folder/SHA256SUMS is wrong: $(tr '\n' ' ' <"$work/verify")"
             return 1
         fi
     fi
-    for name in "$@"; do
-        grep -qx "[0-9a-f]\{64\}  $name" "$folder/SHA256SUMS" ||
-            { warn "$folder/SHA256SUMS does not list $name"; return 1; }
+    for listed_name in "$@"; do
+        grep -qx "[0-9a-f]\{64\}  $listed_name" "$sums_folder/SHA256SUMS" ||
+            { warn "$sums_folder/SHA256SUMS does not list $listed_name"; return 1; }
     done
 }
 
@@ -234,20 +235,20 @@ get_release() { # source, version or ''
         wanted=$2
         [ -n "$wanted" ] || wanted=$(latest_version "$1") || return 1
         place=$(place_of "$1" "$wanted")
-        name=octoporty-$wanted-$(machine)
+        archive=octoporty-$wanted-$(machine)
         mkdir -p "$work/download"
-        for file in SHA256SUMS SHA256SUMS.sig allowed_signers "$name.tar.gz"; do
+        for file in SHA256SUMS SHA256SUMS.sig allowed_signers "$archive.tar.gz"; do
             fetch "$place/$file" "$work/download/$file" 2>"$work/fetch" && continue
             # What verification needs, it asks for itself.
             case $file in *.sig | allowed_signers) continue ;; esac
             warn "$place/$file cannot be had: $(tr '\n' ' ' <"$work/fetch")"
             return 1
         done
-        verify_sums "$work/download" "$name.tar.gz" || return 1
-        (cd "$work/download" && grep "  $name.tar.gz\$" SHA256SUMS | sha256sum --check --strict --quiet -) \
-            >"$work/sums" 2>&1 || { warn "$place/$name.tar.gz is damaged: its checksum is wrong"; return 1; }
-        tar -xzf "$work/download/$name.tar.gz" -C "$work" --no-same-owner || return 1
-        release=$work/$name
+        verify_sums "$work/download" "$archive.tar.gz" || return 1
+        (cd "$work/download" && grep "  $archive.tar.gz\$" SHA256SUMS | sha256sum --check --strict --quiet -) \
+            >"$work/sums" 2>&1 || { warn "$place/$archive.tar.gz is damaged: its checksum is wrong"; return 1; }
+        tar -xzf "$work/download/$archive.tar.gz" -C "$work" --no-same-owner || return 1
+        release=$work/$archive
         verify_folder "$release" || return 1
     fi
     release_version=$(cat "$release/VERSION")

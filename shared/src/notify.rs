@@ -120,19 +120,19 @@ impl Notify {
         if link.to.is_none() {
             return Ok(Keeper { link, stop: Stop::new(), thread: None });
         }
-        link.send(&format!("READY=1\nSTATUS={}", one_line(&status())));
+        let first = one_line(&status());
+        link.send(&format!("READY=1\nSTATUS={first}"));
         let stop = Stop::new();
         let thread = {
             let (link, stop) = (Arc::clone(&link), stop.clone());
-            threads::spawn("notify", move || link.keep(vitals, &status, &stop))?
+            threads::spawn("notify", move || link.keep(vitals, &status, first, &stop))?
         };
         Ok(Keeper { link, stop, thread: Some(thread) })
     }
 
-    fn keep(&self, vitals: Vec<Vital>, status: &dyn Fn() -> String, stop: &Stop) {
+    fn keep(&self, vitals: Vec<Vital>, status: &dyn Fn() -> String, mut said: String, stop: &Stop) {
         let feeding = self.watchdog.map(|period| period / 3);
         let mut watch = Watch { vitals, asked: false, well: true };
-        let mut said = one_line(&status());
         let mut next_feed = Instant::now();
         let pause = feeding.map_or(STATUS, |feeding| feeding.min(STATUS));
         loop {
@@ -305,6 +305,18 @@ mod tests {
             assert!(later.len() < 100, "{later:?}");
             later.push(next(&manager));
         }
+        drop(keeper);
+    }
+
+    #[test]
+    fn a_status_that_changes_at_once_is_told() {
+        let (manager, address) = manager("changes");
+        let notify = Notify::new(Some(&address), None, None, 1).expect("a socket");
+        let calls = AtomicUsize::new(0);
+        let status = move || if calls.fetch_add(1, SeqCst) == 0 { "connecting" } else { "connected" }.into();
+        let keeper = notify.ready(vec![], status).expect("a thread");
+        assert_eq!(next(&manager), "READY=1\nSTATUS=connecting");
+        assert_eq!(next(&manager), "STATUS=connected");
         drop(keeper);
     }
 
