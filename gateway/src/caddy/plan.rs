@@ -172,7 +172,7 @@ enum Verdict {
 fn judge(
     row: &Row,
     wish: &Wish<'_>,
-    taken: &HashMap<&str, Vec<&str>>,
+    taken: &HashMap<String, Vec<&str>>,
     ids: &HashMap<MappingId, &Row>,
     holder: Option<&(&Row, RouteState)>,
 ) -> Verdict {
@@ -249,14 +249,19 @@ pub(crate) fn route_id(id: MappingId) -> String {
     format!("{ID_PREFIX}{}", id.to_string().replace('-', ""))
 }
 
-fn route(row: &Row, wish: &Wish<'_>, taken: &HashMap<&str, Vec<&str>>) -> Value {
+fn route(row: &Row, wish: &Wish<'_>, taken: &HashMap<String, Vec<&str>>) -> Value {
     let host = row.host.as_str();
     let mut matcher = json!({ "host": [host] });
     if let Some(parent) = host.strip_prefix("*.") {
         let under = |name: &&str| name.split_once('.').is_some_and(|(_, rest)| rest == parent);
         let own = wish.own.iter().map(String::as_str);
-        let mut except: Vec<&str> =
-            taken.keys().copied().chain(own).filter(|name| !name.starts_with("*.")).filter(under).collect();
+        let mut except: Vec<&str> = taken
+            .keys()
+            .map(String::as_str)
+            .chain(own)
+            .filter(|name| !name.starts_with("*."))
+            .filter(under)
+            .collect();
         except.sort_unstable();
         except.dedup();
         if !except.is_empty() {
@@ -317,13 +322,13 @@ pub(super) fn dials_of<'r>(route: &'r Value, depth: usize, found: &mut Vec<&'r s
 }
 
 /// Names of foreign routes, lower case, each with the addresses its routes proxy to.
-fn foreign_hosts<'r>(foreign: &[&'r Value]) -> HashMap<&'r str, Vec<&'r str>> {
-    let mut hosts: HashMap<&str, Vec<&str>> = HashMap::new();
+fn foreign_hosts<'r>(foreign: &[&'r Value]) -> HashMap<String, Vec<&'r str>> {
+    let mut hosts: HashMap<String, Vec<&str>> = HashMap::new();
     for &route in foreign {
         let mut dials = Vec::new();
         dials_of(route, 0, &mut dials);
         for host in hosts_of(route) {
-            hosts.entry(host).or_default().extend(&dials);
+            hosts.entry(host.to_ascii_lowercase()).or_default().extend(&dials);
         }
     }
     hosts

@@ -181,10 +181,10 @@ fn the_gateways_own_name_is_never_captured() {
 
 #[test]
 fn a_name_of_another_site_is_a_conflict_unless_that_leads_to_us() {
-    let foreign = [site("a.test", "10.0.0.1:80"), site("b.test", DIAL), site("*.w.test", "10.0.0.1:80")];
+    let foreign = [site("A.test", "10.0.0.1:80"), site("b.test", DIAL), site("*.w.test", "10.0.0.1:80")];
     let rows = [row(1, "a.test"), row(2, "b.test"), row(3, "*.w.test"), row(4, "x.w.test")];
     let plan = Case::default().plan(Some(&foreign), Some(&rows));
-    assert_eq!(ids(plan.write.as_deref().expect("a write")), ["04", "a.test", "b.test", "*.w.test"]);
+    assert_eq!(ids(plan.write.as_deref().expect("a write")), ["04", "A.test", "b.test", "*.w.test"]);
     for (number, expected) in [
         (1, RouteState::Conflict),
         (2, RouteState::Served),
