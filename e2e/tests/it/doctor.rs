@@ -337,3 +337,47 @@ fn through_a_real_caddy_the_way_is_clear_and_its_gateway_is_told_from_caddy() {
     let value = doctor(&other, 1);
     assert_eq!(value["failedHop"], "tls", "{value:#}");
 }
+
+#[test]
+fn the_public_address_is_asked_from_outside_through_caddy_and_the_tunnel() {
+    if !caddy::is_here() {
+        return;
+    }
+    let folder = Folder::new();
+    // The only name that leads here everywhere is the published one; the Gateway has the address.
+    let caddy = Caddy::start(|ports| {
+        let (https, gateway) = (ports.https, ports.gateway);
+        let site = |name| format!("{name}:{https} {{\n\treverse_proxy 127.0.0.1:{gateway}\n}}\n");
+        format!("{}{}{}", ports.global(""), site("127.0.0.1"), site("localhost"))
+    });
+    let mut settings = Settings::gateway();
+    settings.set("Gateway__Port", caddy.ports.gateway.to_string());
+    let _gateway = Gateway::start(settings);
+    let mut settings = Settings::agent();
+    settings.set("Agent__GatewayUrl", format!("wss://127.0.0.1:{}/tunnel", caddy.ports.https));
+    settings.set("Agent__GatewayCaFile", caddy.authority().display().to_string());
+    settings
+        .set("ConnectionStrings__DefaultConnection", format!("Data Source={}/a.db", folder.path().display()));
+    let agent = Agent::start(settings);
+    agent.wait_connected();
+    let upstream = Upstream::start();
+    upstream.on("/", |x| x.reply(200, &[], b"hello"));
+    agent.map("localhost", upstream.port());
+    let value = doctor(&agent.environment(), 0);
+    let public = check(&value, "public");
+    assert_eq!(public["state"], "ok", "{value:#}");
+    assert!(public["text"].as_str().is_some_and(|text| text.contains("https://localhost")), "{public:#}");
+
+    // A name that has no record, and one that is not ours any more.
+    agent.map("no-such-name.invalid", upstream.port());
+    let value = doctor(&agent.environment(), 1);
+    let checks = value["checks"].as_array().expect("a list");
+    let of = |domain: &str| {
+        let found = checks.iter().find(|check| check["hop"] == "public" && check["subject"] == domain);
+        found.unwrap_or_else(|| panic!("{domain} in {value:#}")).clone()
+    };
+    assert_eq!(of("localhost")["state"], "ok");
+    let missing = of("no-such-name.invalid");
+    assert_eq!(missing["state"], "fail");
+    assert!(missing["hint"].as_str().is_some_and(|hint| hint.contains("add a DNS record")), "{missing:#}");
+}
