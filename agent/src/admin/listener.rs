@@ -134,10 +134,25 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener, stopped: &Receiver<()>) 
                 if !std::mem::replace(&mut failing, true) {
                     log::error!("admin: cannot accept connections, trying again: {e}");
                 }
+                // Whoever holds a descriptor and says nothing gives it back.
+                if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+                    let evicted = threads::lock(&shared.open).make_room();
+                    if let Some(thread) = evicted {
+                        join_evicted(thread);
+                        continue;
+                    }
+                }
                 // Ends early only when the channel closes.
                 let _ = stopped.recv_timeout(PAUSE);
             }
         }
+    }
+}
+
+/// Its socket is shut, so it ends now; waiting for that keeps the number of threads and descriptors within bounds.
+fn join_evicted(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        log::error!("admin: the thread of a connection had panicked");
     }
 }
 
@@ -152,10 +167,7 @@ fn admit(shared: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) -> io::Resul
     match evicted {
         Ok(None) => {}
         Ok(Some(thread)) => {
-            // Its socket is shut, so it ends now; waiting for that keeps the number of threads within bounds.
-            if thread.join().is_err() {
-                log::error!("admin: the thread of a connection had panicked");
-            }
+            join_evicted(thread);
         }
         Err(()) => {
             log::warn!("admin: all {MOST} connections are busy, {peer} was turned away");

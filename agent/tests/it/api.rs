@@ -220,7 +220,7 @@ fn an_address_in_use_is_said() {
         metrics_token: Some(Secret::new(METRICS_TOKEN)),
     };
     let app =
-        App::new(config, store.clone(), history(&store), Arc::new(FakeTunnel { store }), Live::default())
+        App::new(config, store.clone(), history(&store), Arc::new(FakeTunnel::new(store)), Live::default())
             .expect("an app");
     let Err(fault) = admin::start(app) else { panic!("two listeners on one port") };
     assert!(fault.to_string().contains(&format!("cannot listen on {}", world.address)), "{fault}");

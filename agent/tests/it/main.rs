@@ -5,6 +5,7 @@ mod cli;
 mod database;
 mod events;
 mod examples;
+mod hostile;
 mod original;
 mod transfer;
 mod world;

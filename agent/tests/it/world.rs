@@ -32,7 +32,14 @@ pub(crate) fn history(store: &Store) -> Arc<Recorder> {
 
 /// A tunnel that is connected and has every mapping at once.
 pub(crate) struct FakeTunnel {
-    pub(crate) store: Store,
+    store: Store,
+    reconnects: Arc<AtomicUsize>,
+}
+
+impl FakeTunnel {
+    pub(crate) fn new(store: Store) -> FakeTunnel {
+        FakeTunnel { store, reconnects: Arc::default() }
+    }
 }
 
 impl Control for FakeTunnel {
@@ -45,7 +52,9 @@ impl Control for FakeTunnel {
         mappings.into_iter().map(|mapping| (mapping.id, RouteState::Synced)).collect()
     }
 
-    fn reconnect(&self) {}
+    fn reconnect(&self) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// An admin page on a port of its own, with a database that goes with it.
@@ -53,6 +62,8 @@ pub(crate) struct World {
     admin: Option<Admin>,
     pub(crate) address: SocketAddr,
     pub(crate) live: Live,
+    /// How often the tunnel was told to begin anew.
+    pub(crate) reconnects: Arc<AtomicUsize>,
     pub(crate) directory: PathBuf,
 }
 
@@ -73,12 +84,13 @@ impl World {
             metrics_token: Some(Secret::new(METRICS_TOKEN)),
         };
         let live = Live::default();
+        let tunnel = FakeTunnel::new(store.clone());
+        let reconnects = Arc::clone(&tunnel.reconnects);
         let app =
-            App::new(config, store.clone(), history(&store), Arc::new(FakeTunnel { store }), live.clone())
-                .expect("an app");
+            App::new(config, store.clone(), history(&store), Arc::new(tunnel), live.clone()).expect("an app");
         let admin = admin::start(app).expect("a listener");
         let address = admin.address();
-        World { admin: Some(admin), address, live, directory }
+        World { admin: Some(admin), address, live, reconnects, directory }
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

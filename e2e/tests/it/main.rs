@@ -14,6 +14,7 @@
 //! | `history` | what the Agent remembers of requests and connections, and backups of it |
 //! | `api` | the Operator's API and what follows from it |
 //! | `cli` | sub-commands of the Agent, beside a running one and without |
+//! | `admin_port` | what strangers at the admin port cost the Agent |
 //! | `config` | settings, exit statuses |
 //! | `caddy` | are Caddy's routes kept as they should be, and never written without need? |
 //! | `caddy_visitors` | does everything arrive through a real Caddy as well? |
@@ -30,6 +31,7 @@
 //! `http`, `bodies`, `streaming` and `upgrade` also pass with `OCTOPORTY_E2E_DIRECT=1`, which leaves the daemons out
 //! and so tests the tests.
 
+mod admin_port;
 mod api;
 mod bodies;
 mod caddy;
