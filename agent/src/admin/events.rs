@@ -5,6 +5,7 @@
 //! still has. A listener who takes nothing for ten seconds is cut off by the sink.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -16,6 +17,7 @@ use super::api::Params;
 use super::http::{Request, Response, Sink};
 use super::problem::problem;
 use super::status::Source;
+use crate::control::Control;
 use crate::events::{LISTENERS, Listener, Live, Message, line_value};
 use crate::timestamp;
 
@@ -27,6 +29,8 @@ const COMMENT: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a browser waits before it comes back.
 const RETRY: Duration = Duration::from_secs(2);
+/// For how long a line of the Gateway's may come a second time after it was caught up with.
+const TWICE: Duration = Duration::from_secs(5);
 /// Lines taken from the ring at a time.
 const LINES: usize = 500;
 
@@ -42,6 +46,7 @@ pub(crate) fn events(app: &App, request: &Request, params: &Params<'_>) -> Respo
         listener,
         live: app.live.clone(),
         status: Source::new(app),
+        control: Arc::clone(&app.control),
         run: app.started.unix_timestamp(),
         expires: operator.expires,
     };
@@ -76,6 +81,7 @@ struct EventStream {
     listener: Listener,
     live: Live,
     status: Source,
+    control: Arc<dyn Control>,
     /// Tells this run of the Agent from others.
     run: i64,
     /// When the token is over with which it was asked for, in seconds since 1970: it ends then, and the page, which
@@ -96,12 +102,17 @@ impl EventStream {
         });
         write!(sink, "retry: {}\n\n", RETRY.as_millis())?;
         self.tell_status(sink, cursor)?;
+        // The Gateway may take its time.
+        sink.flush()?;
+        let mut caught_up = self.catch_up(sink, &mut cursor)?;
         let (mut told, mut commented) = (Instant::now(), Instant::now());
         loop {
             tell_lines(sink, log, &mut cursor)?;
             let news = self.listener.take();
             for message in &news.messages {
-                tell(sink, message, &mut cursor)?;
+                if !caught_up.knows(message) {
+                    tell(sink, message, &mut cursor)?;
+                }
             }
             if news.status || told.elapsed() >= STATUS {
                 told = Instant::now();
@@ -127,6 +138,29 @@ impl EventStream {
         }
     }
 
+    /// Tells the lines of the Gateway's log that were written while the listener was away.
+    fn catch_up(&self, sink: &mut dyn Sink, cursor: &mut Cursor) -> io::Result<CaughtUp> {
+        let mut caught_up = CaughtUp { to: 0, until: Instant::now() + TWICE };
+        if cursor.gateway == 0 {
+            return Ok(caught_up);
+        }
+        let page = match self.control.gateway_logs(0, LINES as u32, None) {
+            Ok(page) => page,
+            // It is away, or older than that: what it says from now on is told all the same.
+            Err(fault) => {
+                log::debug!("admin: no lines of the Gateway's log since {}: {fault}", cursor.gateway);
+                return Ok(caught_up);
+            }
+        };
+        for line in page.lines.iter().rev().filter(|line| line.id > cursor.gateway).collect::<Vec<_>>() {
+            cursor.gateway = line.id;
+            caught_up.to = line.id;
+            write!(sink, "id: {}\nevent: GatewayLog\ndata: {}\n\n", cursor.text(), line_value(line))?;
+        }
+        caught_up.until = Instant::now() + TWICE;
+        Ok(caught_up)
+    }
+
     fn tell_status(&self, sink: &mut dyn Sink, cursor: Cursor) -> io::Result<()> {
         let status = self.status.value().map_err(|e| {
             log::error!("admin: {e}");
@@ -140,6 +174,22 @@ impl EventStream {
         });
         // With a number, so that whoever comes back before any line was written misses none either.
         write!(sink, "id: {}\nevent: StatusUpdate\ndata: {event}\n\n", cursor.text())
+    }
+}
+
+/// How far the Gateway's log was caught up with.
+struct CaughtUp {
+    to: u64,
+    until: Instant,
+}
+
+impl CaughtUp {
+    /// Whether a line has been told already. Not asked for long: a Gateway that was started again counts anew.
+    fn knows(&mut self, message: &Message) -> bool {
+        if self.to > 0 && Instant::now() >= self.until {
+            self.to = 0;
+        }
+        message.gateway_line.is_some_and(|line| line <= self.to)
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use agent::events::{Event, LISTENERS};
-use shared::logging::Level;
+use shared::logging::{Level, Line};
 
 use crate::world::{SECRET, SOON, World, status};
 
@@ -187,6 +187,29 @@ fn whoever_comes_back_gets_the_lines_he_missed_and_no_other() {
         log(&world, seen);
         assert_eq!(new.line().1, seen);
     }
+    world.stop();
+}
+
+#[test]
+fn lines_of_the_gateway_are_caught_up_with_and_told_once() {
+    let world = World::new();
+    let token = world.log_in();
+    let line = |id| {
+        let text = format!("gateway {id}").into();
+        Event::GatewayLog(Line { id, time_ms: 0, level: Level::Information, text })
+    };
+    let mut listener = Listener::new(&world, &token, None).expect("a stream");
+    listener.next("StatusUpdate").expect("it listens");
+    world.live.hub.publish(line(3));
+    let id = listener.next("GatewayLog").expect("a line").id.expect("an id");
+    drop(listener);
+    let mut back = Listener::new(&world, &token, Some(&id)).expect("a stream");
+    back.next("StatusUpdate").expect("it listens");
+    // One that it gets anyway, and a new one.
+    world.live.hub.publish(line(5));
+    world.live.hub.publish(line(6));
+    let told = [(); 3].map(|()| back.next("GatewayLog").expect("a line").data["message"].clone());
+    assert_eq!(told, ["gateway 4", "gateway 5", "gateway 6"]);
     world.stop();
 }
 

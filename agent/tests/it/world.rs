@@ -11,10 +11,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use agent::admin::{self, Admin, AdminConfig, App};
-use agent::control::{Control, RouteState, TunnelState, TunnelStatus};
+use agent::control::{AskFault, Control, LogPage, RouteState, TunnelState, TunnelStatus};
 use agent::events::Live;
 use agent::history::{Limits, Recorder};
 use agent::store::Store;
+use shared::logging::{Level, Line};
 use shared::mapping::MappingId;
 use shared::secret::Secret;
 
@@ -50,6 +51,13 @@ impl Control for FakeTunnel {
     fn mappings_changed(&self, _: Duration) -> Vec<(MappingId, RouteState)> {
         let mappings = self.store.mappings().expect("mappings");
         mappings.into_iter().map(|mapping| (mapping.id, RouteState::Synced)).collect()
+    }
+
+    fn gateway_logs(&self, before: u64, _: u32, _: Option<&str>) -> Result<LogPage, AskFault> {
+        assert_eq!(before, 0, "the newest");
+        let line =
+            |id| Line { id, time_ms: 0, level: Level::Information, text: format!("gateway {id}").into() };
+        Ok(LogPage { lines: (1..=5).rev().map(line).collect(), has_more: false })
     }
 
     fn reconnect(&self) {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 /// What the strangers may cost in memory, in KiB: 64 connections with a thread, a head of 16 KiB and a body of 16 KiB
 /// each, and as much again for what the allocator keeps.
-const MOST_KIB: u64 = 20 * 1024;
+const MOST_KIB: u64 = 10 * 1024;
 
 fn start(folder: &Folder, descriptors: u32) -> (Daemon, SocketAddr) {
     let mut settings = Settings::agent();

@@ -74,9 +74,11 @@ impl Change {
     pub(super) fn describe(&self) -> (Level, String) {
         match self {
             Change::NoDefault(path, why) => {
-                let text =
-                    format!("no log file: {}: {why} (set Logging__FilePath to have one)", path.display());
-                (Level::Information, text)
+                let text = format!(
+                    "NO LOG FILE: {}: {why}; lines go to standard error only (set Logging__FilePath to another place, or to nothing)",
+                    path.display()
+                );
+                (Level::Warning, text)
             }
             Change::Failed(path, why) => {
                 let text = format!(
@@ -555,12 +557,12 @@ mod tests {
     }
 
     #[test]
-    fn a_default_that_cannot_be_written_is_no_alarm_and_not_tried_again() {
+    fn a_default_that_cannot_be_written_is_said_once_and_not_tried_again() {
         let file = LogFile { path: "/proc/none/agent-.log".into(), explicit: false };
         let mut rolling = Rolling::new(&file, 1000, 30);
         let now = Instant::now();
         let Some(change @ Change::NoDefault(..)) = rolling.open(DAY, now) else { panic!("not said") };
-        assert_eq!(change.describe().0, Level::Information);
+        assert_eq!(change.describe().0, Level::Warning);
         assert_eq!(push(&mut rolling, DAY, "x", now + 2 * RETRY), None);
         assert_eq!(rolling.flush(now), None);
     }
