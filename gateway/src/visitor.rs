@@ -10,6 +10,8 @@
 //! write answers straight to it. Both hold the connection's lock and neither ever waits: a visitor who does not read
 //! fills his own outbox, up to his Stream's window, and nobody else's.
 
+mod endpoint;
+
 use std::io::{self, Read};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -34,10 +36,10 @@ use socket2::SockRef;
 
 use crate::answers::{self, Answer};
 use crate::context::Context;
-use crate::desk::Job;
 use crate::gateway::Core;
-use crate::own::{self, Own, Task};
+use crate::own;
 use crate::tunnels::{Choice, Session};
+use endpoint::OwnRequest;
 
 /// Most bytes read from a visitor at a time.
 pub(crate) const SCRATCH: usize = 64 * 1024;
@@ -47,8 +49,6 @@ const HEAD_TIME: u64 = 30_000_000;
 const KEEP_ALIVE_TIME: u64 = 120_000_000;
 /// A request on which no byte moves either way is over after this long.
 const IDLE_TIME: u64 = 300_000_000;
-/// An endpoint of our own answers within this time, with room for the queue before it.
-const OWN_TIME: u64 = 120_000_000;
 /// After an answer to an incomplete request the rest is read and dropped for this long, so that the answer is not
 /// lost to a connection reset (RFC 9112 9.6).
 const LINGER_TIME: u64 = 5_000_000;
@@ -115,19 +115,6 @@ enum Phase {
     /// Everything is answered; what still comes is dropped.
     Linger,
     Closed,
-}
-
-/// A request to an endpoint of our own that takes a while.
-struct OwnRequest {
-    task: Task,
-    origin: Option<Vec<u8>>,
-    /// Who asks for what, for the log.
-    label: String,
-    decoder: Decoder,
-    body: Vec<u8>,
-    /// All of it is here.
-    complete: bool,
-    keep_alive: bool,
 }
 
 struct Exchange {
@@ -262,7 +249,7 @@ impl Visitor {
         match &inner.phase {
             Phase::Exchange(exchange) if !exchange.reads() && !exchange.raw => {}
             Phase::Held => {}
-            Phase::Own(request) if request.complete => {}
+            Phase::Own(request) if request.is_complete() => {}
             _ => return false,
         }
         match self.socket.peek(&mut [0]) {
@@ -283,7 +270,7 @@ impl Visitor {
             let wanted = match &inner.phase {
                 Phase::Head if inner.after != After::Nothing => 0,
                 Phase::Head | Phase::Linger => scratch.len(),
-                Phase::Own(request) if !request.complete => scratch.len(),
+                Phase::Own(request) if !request.is_complete() => scratch.len(),
                 Phase::Exchange(e) if e.reads() && e.credit.left() > 0 => {
                     place = e.spread.place(self.token, || e.session.links());
                     place.as_ref().map_or(0, |place| place.room.min(e.credit.left()))
@@ -455,110 +442,6 @@ impl Visitor {
         let keep = head.keep_alive && head.framing == Framing::None;
         self.answer(inner, context, &answer, keep, head.method == "HEAD");
         Begun::Used
-    }
-
-    /// A request to an endpoint of our own that may take a while.
-    fn own_task(self: &Arc<Self>, inner: &mut Inner, context: &mut Context, head: &RequestHead<'_>) -> Begun {
-        let core = &self.core;
-        let visitor = forwarded::visitor(&core.config.trusted_proxies, self.peer, head, "-");
-        let (address, origin) = (visitor.address(), head.get("origin"));
-        match own::begin(core, head, address) {
-            Own::Now(answer) => {
-                log::info!("{address} {} {} -> {}", head.method, answers::path(head.target), answer.status);
-                let keep = head.keep_alive && head.framing == Framing::None;
-                let answer = answer.shared_with(core, origin);
-                self.answer(inner, context, &answer, keep, head.method == "HEAD");
-            }
-            Own::Later(task) => {
-                if head.expect_continue {
-                    inner.outbox.push(b"HTTP/1.1 100 Continue\r\n\r\n");
-                    context.touch_visitor(self);
-                }
-                self.deadline.store(monotime::micros() + HEAD_TIME, Relaxed);
-                inner.phase = Phase::Own(Box::new(OwnRequest {
-                    task,
-                    origin: origin.map(<[u8]>::to_vec),
-                    label: format!("{address} {} {}", head.method, answers::path(head.target)),
-                    decoder: Decoder::new(head.framing),
-                    body: Vec::new(),
-                    complete: false,
-                    keep_alive: head.keep_alive,
-                }));
-                if matches!(head.framing, Framing::None | Framing::Length(0)) {
-                    self.own_complete(inner, context);
-                }
-            }
-        }
-        Begun::Used
-    }
-
-    /// Bytes of the body of such a request; returns how many are used.
-    fn own_body(self: &Arc<Self>, inner: &mut Inner, context: &mut Context, bytes: &[u8]) -> usize {
-        let mut used = 0;
-        let refusal = loop {
-            let Phase::Own(request) = &mut inner.phase else { return used };
-            if request.complete {
-                return used;
-            }
-            match request.decoder.decode(&bytes[used..]) {
-                Ok(Step::Data { used: n, data }) => {
-                    used += n;
-                    if request.body.len() + data.len() > own::MAX_BODY {
-                        break Answer::plain_fault(413, "a request to this path has at most 256 KiB");
-                    }
-                    request.body.extend_from_slice(data);
-                }
-                Ok(Step::More { used: n }) => return used + n,
-                Ok(Step::End { used: n, .. }) => {
-                    used += n;
-                    self.own_complete(inner, context);
-                }
-                Err(fault) => {
-                    break Answer::plain_fault(400, &format!("the request body is malformed: {fault}"));
-                }
-            }
-        };
-        inner.phase = Phase::Head;
-        self.answer(inner, context, &refusal, false, false);
-        bytes.len()
-    }
-
-    /// The request is here: somebody who may wait does it.
-    fn own_complete(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
-        let Phase::Own(request) = &mut inner.phase else { return };
-        request.complete = true;
-        self.deadline.store(monotime::micros() + OWN_TIME, Relaxed);
-        let (task, body, visitor) =
-            (request.task.clone(), std::mem::take(&mut request.body), Arc::clone(self));
-        let job: Job = Box::new(move |core| visitor.own_answer(&task.run(core, &body)));
-        if !self.core.desk.slow(job) {
-            let answer = Answer::plain_fault(503, "too many such requests at the moment; try again later");
-            self.own_reply(inner, context, &answer);
-        }
-    }
-
-    /// It is done.
-    fn own_answer(self: &Arc<Self>, answer: &Answer) {
-        let mut context = Context::default();
-        self.own_reply(&mut lock(&self.inner), &mut context, answer);
-        context.settle();
-        // The next request may be here already.
-        self.core.poller.resume(self.token);
-    }
-
-    fn own_reply(self: &Arc<Self>, inner: &mut Inner, context: &mut Context, answer: &Answer) {
-        let request = match std::mem::replace(&mut inner.phase, Phase::Head) {
-            Phase::Own(request) => request,
-            // The visitor has gone, or waited too long.
-            other => {
-                inner.phase = other;
-                return;
-            }
-        };
-        log::info!("{} -> {}", request.label, answer.status);
-        inner.tried = usize::MAX;
-        let answer = answer.clone().shared_with(&self.core, request.origin.as_deref());
-        self.answer(inner, context, &answer, request.keep_alive, false);
     }
 
     /// Turns the connection into a Link.
@@ -1287,7 +1170,7 @@ impl Visitor {
                     self.fail_inner(inner, stream, Reason::IdleTimeout, context);
                 }
             }
-            Phase::Own(request) if !request.complete => {
+            Phase::Own(request) if !request.is_complete() => {
                 let answer = Answer::plain_fault(408, "the request was not complete within 30 seconds");
                 inner.phase = Phase::Head;
                 self.deadline.store(now + LINGER_TIME, Relaxed);
