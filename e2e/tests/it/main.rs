@@ -11,6 +11,7 @@
 //! | `doctor` | the command that walks the way, on ways that are broken at each hop |
 //! | `errors` | what a visitor sees when something is down |
 //! | `tls` | certificates of upstreams and Gateways |
+//! | `original` | the earlier program's database under a real Agent |
 //! | `history` | what the Agent remembers of requests and connections, and backups of it |
 //! | `api` | the Operator's API and what follows from it |
 //! | `cli` | sub-commands of the Agent, beside a running one and without |
@@ -50,6 +51,7 @@ mod http;
 mod links;
 mod many;
 mod metrics;
+mod original;
 mod probe;
 mod robustness;
 mod service;
