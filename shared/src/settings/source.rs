@@ -336,7 +336,14 @@ fn text_of(setting: &Setting, given: &Given, in_file: bool) -> Result<String, St
     if text.trim().is_empty() {
         return Ok(String::new());
     }
-    Ok(if setting.is_secret() { text } else { text.trim().to_owned() })
+    if setting.is_secret() {
+        return Ok(text);
+    }
+    let text = text.trim();
+    // `docker run --env-file` hands quotes on that every other reader of such a file takes off. No value needs any.
+    let inside = ['\'', '"'].iter().find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote));
+    let inside = inside.filter(|_| given.source == Source::Environment);
+    Ok(inside.unwrap_or(text).to_owned())
 }
 
 /// The content of a file that holds one secret; one newline at its end belongs to the editor, not to the secret.

@@ -235,6 +235,24 @@ fn a_secret_may_be_in_a_file_with_one_newline_at_its_end() {
 }
 
 #[test]
+fn quotes_that_docker_run_hands_on_are_taken_off_except_of_secrets() {
+    for (given, text) in
+        [("'a b'", "a b"), ("\"a b\"", "a b"), (" 'a' ", "a"), ("'a", "'a"), ("a'", "a'"), ("'", "'")]
+    {
+        assert_eq!(
+            reader(&[KEY, ("Test__Name", given)], None).text("Test__Name").as_deref(),
+            Some(text),
+            "{given}"
+        );
+    }
+    let secret = reader(&[("Test__Key", "'12345678'")], None).secret("Test__Key");
+    assert_eq!(secret.expose(), "'12345678'");
+    // In a file they have been taken off already; what is left is meant.
+    let file = TempFile::new("Test__Name=\"'a'\"\n");
+    assert_eq!(reader(&[KEY], Some(&file.0)).text("Test__Name").as_deref(), Some("'a'"));
+}
+
+#[test]
 fn systemd_credentials_are_read() {
     let directory = std::env::temp_dir().join(format!("octoporty-credentials-{}", process::id()));
     fs::create_dir(&directory).expect("a fresh directory");
