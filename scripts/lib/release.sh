@@ -2,6 +2,7 @@
 # What the installers and the updater have in common: finding a release, believing it, putting it in place.
 # Sourced, never run; scripts/build-release writes it into each script that it releases. All variables of a shell are one
 # another's: those of functions here must not have names that the scripts use.
+# shellcheck disable=SC2034 # what is set here is used there
 
 bin_dir=/usr/local/bin
 lib_dir=/usr/local/lib/octoporty
@@ -61,7 +62,7 @@ common_option() { # words
     --dry-run) dry=1 ;;
     --allow-unsigned) allow_unsigned=1 ;;
     --from | --signers | --fingerprint)
-        [ $# -ge 2 ] && [ -n "$2" ] || wrong "$1 needs a value"
+        if [ $# -lt 2 ] || [ -z "$2" ]; then wrong "$1 needs a value"; fi
         case $1 in
         --from) source=$2 ;;
         --signers) signers=$2 ;;
@@ -163,18 +164,25 @@ find_signers() { # folder of the release
     elif [ -r "$pinned" ]; then
         signers=$pinned
     elif [ -r "$1/allowed_signers" ]; then
-        offered=$(cut -d' ' -f3- "$1/allowed_signers" | ssh-keygen -l -f - | cut -d' ' -f2) ||
-            fail "$1/allowed_signers holds no key"
+        # A release between two keys offers both; each line is options, then the key.
+        offered=''
+        : >"$work/allowed_signers"
+        while read -r signer; do
+            print=$(printf '%s\n' "${signer#* * }" | ssh-keygen -l -f - 2>/dev/null | cut -d' ' -f2)
+            [ -n "$print" ] || continue
+            offered="$offered $print"
+            case $fingerprint in '' | "$print") printf '%s\n' "$signer" >>"$work/allowed_signers" ;; esac
+        done <"$1/allowed_signers"
+        [ -n "$offered" ] || fail "$1/allowed_signers holds no key"
         if [ -n "$fingerprint" ]; then
-            [ "$offered" = "$fingerprint" ] ||
-                fail "the release is signed by $offered, --fingerprint says $fingerprint: do not use it"
+            [ -s "$work/allowed_signers" ] ||
+                fail "the release is signed by$offered, --fingerprint says $fingerprint: do not use it"
         else
-            say "This release is signed by the key $offered"
+            say "This release is signed by the key$offered"
             say "Compare that with the fingerprint on the project's page. It is pinned for all later updates."
-            [ -z "$yes" ] || fail "--yes cannot compare it for you: add --fingerprint $offered if it is right"
+            [ -z "$yes" ] || fail "--yes cannot compare it for you: add --fingerprint$offered if it is right"
             confirm "Is it right?" || fail "the key is not trusted; nothing was changed"
         fi
-        cp "$1/allowed_signers" "$work/allowed_signers"
         signers=$work/allowed_signers
     else
         signers=
@@ -287,6 +295,12 @@ files_of() { # gateway or agent
         echo "systemd/octoporty-agent-update.timer $unit_dir/octoporty-agent-update.timer 644"
         echo "systemd/octoporty-agent-update.service $unit_dir/octoporty-agent-update.service 644"
     fi
+}
+
+# Whose signatures count from now on: what a release says that those have signed who count so far. So keys can change.
+pin_signers() { # folder of the release
+    if [ -n "$allow_unsigned" ] || [ ! -r "$1/allowed_signers" ]; then return 0; fi
+    cmp -s "$1/allowed_signers" "$config_dir/allowed_signers" || put "$1/allowed_signers" "$config_dir/allowed_signers" 644
 }
 
 put_files() { # gateway or agent, folder
