@@ -210,7 +210,7 @@ fn run(app: &App, text: &str, url: &Url, mapping: &Mapping, most: usize) -> Valu
             })
         })
         .collect();
-    let off = || json!({ "success": false, "error": "the mapping is switched off", "bodySize": 0 });
+    let off = || not_asked("the mapping is switched off", 0.0);
     json!({
         "success": broken.is_none(),
         "error": broken.map(|hop| format!("{}: {}", hop.name, hop.message)),
@@ -452,6 +452,14 @@ fn gateway_lines(app: &App, id: &str, until: Instant) -> Option<Vec<Line>> {
     answer.ok().map(|page| page.lines)
 }
 
+/// A probe without an answer.
+fn not_asked(error: &str, time: f64) -> Value {
+    json!({
+        "success": false, "error": error, "statusCode": null, "durationMs": time, "headers": {},
+        "contentType": null, "bodySize": 0, "bodyTruncated": false, "bodyText": null, "bodyBase64": null,
+    })
+}
+
 fn shown(probe: &Probe) -> Value {
     let time = millis(probe.time);
     let answer = match &probe.outcome {
@@ -459,12 +467,9 @@ fn shown(probe: &Probe) -> Value {
         other => {
             let error = match other {
                 Some(Err(fault)) => fault.to_string(),
-                _ => "no thread to ask with".into(),
+                _ => "no thread to ask with".to_owned(),
             };
-            return json!({
-                "success": false, "error": error, "statusCode": null, "durationMs": time, "headers": {},
-                "contentType": null, "bodySize": 0, "bodyTruncated": false, "bodyText": null, "bodyBase64": null,
-            });
+            return not_asked(&error, time);
         }
     };
     let mut headers = Map::new();
@@ -553,6 +558,28 @@ mod tests {
         assert!(hop.message.contains("refused"));
         let hop = public_hop(&answer(404, "{}"), time);
         assert_eq!((hop.name, hop.ok, hop.message.as_str()), ("gateway", true, "status 404 Reason"));
+    }
+
+    #[test]
+    fn a_probe_has_the_same_fields_whatever_came_of_it() {
+        let answer = Answer {
+            status: 200,
+            reason: String::new(),
+            fields: vec![("Set-Cookie".into(), "a".into()), ("Set-Cookie".into(), "b".into())],
+            body: b"hi".to_vec(),
+            complete: true,
+        };
+        let answered = shown(&Probe { outcome: Some(Ok(answer)), ..Probe::default() });
+        assert_eq!(answered["headers"]["Set-Cookie"], json!(["a", "b"]));
+        let fields = |value: &Value| {
+            let mut names: Vec<_> = value.as_object().expect("an object").keys().cloned().collect();
+            names.sort();
+            names
+        };
+        for other in [not_asked("off", 0.0), shown(&Probe::default())] {
+            assert_eq!(fields(&other), fields(&answered));
+            assert_eq!(other["success"], false);
+        }
     }
 
     #[test]
