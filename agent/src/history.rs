@@ -32,12 +32,12 @@ use live::Figures;
 pub(crate) use live::Item;
 
 /// Rows that may wait to be written.
-const MOST_ROWS: usize = 8192;
+const MOST_ROWS: usize = 6144;
 /// Bytes of text that they may have together; a row has a few hundred, at most 7 KiB.
 const MOST_TEXT: usize = 4 * 1024 * 1024;
 /// As many as this are written before their time …
 const MANY_ROWS: usize = MOST_ROWS / 2;
-/// … but not sooner after the last time than this, which makes about 1,000 rows a second at most: what an SD card and a
+/// … but not sooner after the last time than this, which makes about 1,500 rows a second at most: what an SD card and a
 /// small processor can take beside the traffic itself.
 const AT_LEAST: Duration = Duration::from_secs(4);
 /// How long rows wait otherwise.
