@@ -86,7 +86,7 @@ fn without_comments(name: &str, text: &str, sign: &str) -> String {
 /// A style sheet has the same meaning without the spaces that its formatting puts at fixed places.
 fn without_spaces(css: &str) -> String {
     let short = |line: &str| match line.strip_suffix(';') {
-        Some(_) => line.replacen(": ", ":", 1),
+        Some(_) => line.replacen(": ", ":", 1).replace(", ", ","),
         None => line.replace(" {", "{"),
     };
     css.lines().map(short).collect()

@@ -6,7 +6,7 @@ import { time } from "../format.js";
 import { busy } from "../parts/dialog.js";
 import { copyButton } from "../parts/copy.js";
 import { icon } from "../parts/icon.js";
-import { crumbs, fact, frame, led, loader, panel } from "../parts/layout.js";
+import { crumbs, fact, frame, led, loader, panel, quiet } from "../parts/layout.js";
 import { failed, toast } from "../parts/toast.js";
 
 export const CADDY_STATES = {
@@ -82,7 +82,7 @@ export function page({ signal }) {
   }
 
   function showState(report) {
-    if (report === null || report.success === false) return put(state, h("p", { class: "quiet" }, report?.error ?? ""));
+    if (report === null || report.success === false) return put(state, quiet(report?.error ?? ""));
     const [look, words] = CADDY_STATES[report.state] ?? ["off", report.state];
     put(
       state,

@@ -9,7 +9,7 @@ import { spark } from "../parts/chart.js";
 import { busy } from "../parts/dialog.js";
 import { firstRun } from "../parts/firstrun.js";
 import { icon } from "../parts/icon.js";
-import { fact, frame, led, panel } from "../parts/layout.js";
+import { actions, fact, frame, led, panel, quiet } from "../parts/layout.js";
 import { routeOf } from "../parts/mapping.js";
 import { connectionStrip, host } from "../parts/strip.js";
 import { failed, toast } from "../parts/toast.js";
@@ -49,11 +49,11 @@ function connectionPanel(signal) {
   const label = h("span", { class: "state-label" });
   const badge = h("span", { class: "badge" });
   const name = h("p", { class: "gateway-name" });
-  const up = h("p", { class: "quiet" });
+  const up = quiet();
   const flow = h("div", { class: "data-flow", "aria-hidden": "true" }, h("span", {}));
   const again = press("", {}, icon("refresh", 15), "Reconnect");
   again.addEventListener("click", () => reconnect(again));
-  const lost = h("p", { class: "quiet" }, "Last Connected: ");
+  const lost = quiet("Last Connected: ");
   const lastConnected = time(null);
   lost.append(lastConnected);
   const fault = h("p", { class: "problem" });
@@ -92,7 +92,7 @@ function connectionPanel(signal) {
     flow,
     facts,
     fault,
-    h("div", { class: "actions" }, again, lost),
+    actions(again, lost),
   );
 }
 
@@ -149,7 +149,7 @@ function activeMappings(signal) {
   let guide = null;
   const list = h("ul", { class: "rows" });
   const rest = h("a", { href: "/mappings", class: "more-link" });
-  const empty = h("div", { class: "empty small", hidden: true }, h("p", {}, "No active mappings"), h("p", { class: "quiet" }, "Create one to give a service a public address."));
+  const empty = h("div", { class: "empty small", hidden: true }, h("p", {}, "No active mappings"), quiet("Create one to give a service a public address."));
   const welcome = h("div", {});
   const paintRows = keyed(list, (mapping) => mapping.id, () => {
     const light = h("span", {});

@@ -7,7 +7,7 @@ import { onStatus } from "../live.js";
 import { busy } from "../parts/dialog.js";
 import { pills } from "../parts/field.js";
 import { icon } from "../parts/icon.js";
-import { notice, panel, row, table } from "../parts/layout.js";
+import { actions, badge, notice, panel, row, table } from "../parts/layout.js";
 import { settings } from "../parts/settings.js";
 import { failed, toast } from "../parts/toast.js";
 
@@ -29,7 +29,7 @@ function exportPanel(signal) {
       failed("Export failed", error);
     }
   });
-  return panel("Export", null, h("p", {}, "All mappings with all their fields, as JSON: to keep, to edit, or to import into another Agent."), h("div", { class: "actions" }, button));
+  return panel("Export", null, h("p", {}, "All mappings with all their fields, as JSON: to keep, to edit, or to import into another Agent."), actions(button));
 }
 
 function backupPanel(signal) {
@@ -69,7 +69,7 @@ function backupPanel(signal) {
     }
   });
   return panel("Backup", null, h("p", {}, "A complete copy of the database, taken while everything goes on: mappings, settings, requests. ", size),
-    h("p", { class: "hint" }, "To restore it, stop the Agent and put the file in the place of its database."), bar, words, h("div", { class: "actions" }, button, stop));
+    h("p", { class: "hint" }, "To restore it, stop the Agent and put the file in the place of its database."), bar, words, actions(button, stop));
 }
 
 function importPanel(signal) {
@@ -126,7 +126,7 @@ function importPanel(signal) {
       put(place, notice("emerald", icon("check"), h("strong", {}, "Imported. "), `${added.length} added, ${changed.length} changed, ${removed.length} deleted.`));
       return toast("success", "Mappings imported", `${total} changes`);
     }
-    const line = (kind, look, domain, place, note) => row(h("span", { class: `badge badge-${look}` }, kind), domain, place, h("td", { class: "wrap" }, note));
+    const line = (kind, look, domain, place, note) => row(badge(look, kind), domain, place, h("td", { class: "wrap" }, note));
     const target = (mapping) => `${mapping.internalHost}:${mapping.internalPort}`;
     const value = (v) => (v === null || v === undefined ? "nothing" : String(v));
     const rows = [
@@ -153,6 +153,6 @@ function importPanel(signal) {
     h("p", { id: "import-hint" }, "A file from “Export mappings”. You see what would change before anything does."),
     h("div", { class: "toolbar" }, h("label", { class: "hidden", for: "import-file" }, "File"), file, choice.element),
     place,
-    h("div", { class: "actions" }, apply),
+    actions(apply),
   );
 }

@@ -6,7 +6,7 @@ import { on } from "../events.js";
 import { millis, span, time } from "../format.js";
 import { current, grown, onConnection, onStatus } from "../live.js";
 import { spark } from "../parts/chart.js";
-import { fact, frame, led, panel, row, table } from "../parts/layout.js";
+import { actions, badge, fact, frame, led, panel, quiet, row, table } from "../parts/layout.js";
 import { logView } from "../parts/logview.js";
 import { connectionStrip } from "../parts/strip.js";
 import { stateOf, updateGateway } from "../shell.js";
@@ -83,16 +83,16 @@ function update(signal) {
     if (report.state === "none") return put(outcome);
     put(
       outcome,
-      h("div", { class: "state-row" }, h("span", { class: `badge badge-${look}` }, report.state.toUpperCase()), text),
+      h("div", { class: "state-row" }, badge(look, report.state.toUpperCase()), text),
       report.message && h("p", { class: look === "bad" ? "problem" : "quiet" }, report.message),
       report.targetVersion && fact("Version", `${report.fromVersion ? `v${report.fromVersion} → ` : ""}v${report.targetVersion}`),
       report.at && fact("When", time(report.at, "ago")),
     );
   }
-  const load = () => get("/gateway/update", signal).then(show, (error) => error.name !== "AbortError" && put(outcome, h("p", { class: "quiet" }, `What became of the last update is not known: ${error.message}`)));
+  const load = () => get("/gateway/update", signal).then(show, (error) => error.name !== "AbortError" && put(outcome, quiet(`What became of the last update is not known: ${error.message}`)));
   on("UpdateOutcome", (detail) => show(detail), signal);
   load();
-  return panel("Update", null, words, outcome, h("div", { class: "actions" }, button));
+  return panel("Update", null, words, outcome, actions(button));
 }
 
 function caddy(signal) {
@@ -100,7 +100,7 @@ function caddy(signal) {
   async function load() {
     try {
       const report = await get("/gateway/caddy", signal);
-      if (!report.success) return put(place, h("p", { class: "quiet" }, report.error));
+      if (!report.success) return put(place, quiet(report.error));
       const [look, words] = CADDY_STATES[report.state] ?? ["off", report.state];
       put(
         place,
@@ -110,7 +110,7 @@ function caddy(signal) {
         report.lastError && h("p", { class: "problem" }, report.lastError),
       );
     } catch (error) {
-      if (error.name !== "AbortError") put(place, h("p", { class: "quiet" }, error.message));
+      if (error.name !== "AbortError") put(place, quiet(error.message));
     }
   }
   load();

@@ -5,7 +5,7 @@ import { h, mark, put } from "../dom.js";
 import { bytes, dateText, millis, utc } from "../format.js";
 import { busy } from "../parts/dialog.js";
 import { icon } from "../parts/icon.js";
-import { fact, frame, panel } from "../parts/layout.js";
+import { badge, fact, frame, panel, quiet } from "../parts/layout.js";
 import { failed, toast } from "../parts/toast.js";
 import { setQuery } from "../router.js";
 
@@ -60,13 +60,13 @@ export function page({ query, signal }) {
   }
 
   function probe(title, result) {
-    if (!result) return panel(title, null, h("p", { class: "quiet" }, "Not asked."));
+    if (!result) return panel(title, null, quiet("Not asked."));
     const good = result.success && result.statusCode < 400;
     return panel(
       title,
       null,
       h("div", { class: "facts" },
-        fact("Status", h("span", { class: `badge badge-${good ? "good" : "bad"}` }, result.success ? String(result.statusCode) : "Failed")),
+        fact("Status", badge(good ? "good" : "bad", result.success ? String(result.statusCode) : "Failed")),
         fact("Duration", millis(result.durationMs)),
         fact("Content-Type", result.contentType ?? "–"),
         fact("Body Size", `${bytes(result.bodySize)}${result.bodyTruncated ? " (truncated)" : ""}`)),

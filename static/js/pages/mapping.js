@@ -8,7 +8,7 @@ import { onConnection } from "../live.js";
 import { busy } from "../parts/dialog.js";
 import { icon } from "../parts/icon.js";
 import { addressActions, certificateBadge, certificateFacts, deleteMapping, internalUrl, publicUrl, routeBadge, routeOf } from "../parts/mapping.js";
-import { crumbs, fact, frame, loader, panel, row, table } from "../parts/layout.js";
+import { crumbs, fact, frame, loader, panel, quiet, row, table } from "../parts/layout.js";
 import { mappingForm } from "../parts/mappingform.js";
 import { failed, toast } from "../parts/toast.js";
 import { trafficPanel } from "../parts/traffic.js";
@@ -188,7 +188,7 @@ const RECENT = 8;
 function recentRequests(id, signal) {
   let items = [];
   const rows = h("tbody", {});
-  const empty = h("p", { class: "quiet" }, "No request yet.");
+  const empty = quiet("No request yet.");
   const paint = calmly(250, () => {
     empty.hidden = items.length > 0;
     put(rows, items.map((item) => row(time(item.timestamp, "near"), item.method, h("td", { class: "cut" }, item.path), String(item.statusCode || "–"), millis(item.durationMs))));

@@ -7,7 +7,7 @@ import { setTime, time } from "../format.js";
 import { on } from "../events.js";
 import { pills, toggle } from "../parts/field.js";
 import { icon } from "../parts/icon.js";
-import { frame, led, loader, table } from "../parts/layout.js";
+import { actions, badge, frame, led, loader, table } from "../parts/layout.js";
 import { breakable, deleteMapping, internalUrl, publicUrl, routeBadge, routeOf, setEnabled } from "../parts/mapping.js";
 import { failed } from "../parts/toast.js";
 
@@ -124,8 +124,8 @@ export function page({ query, signal }) {
   }
 
   function badges(mapping) {
-    const state = h("span", { class: `badge badge-${mapping.enabled ? "good" : "off"}` }, mapping.enabled ? "ACTIVE" : "DISABLED");
-    const insecure = mapping.internalUseTls && mapping.allowInvalidCertificates && h("span", { class: "badge badge-warn" }, "INSECURE SSL");
+    const state = badge(mapping.enabled ? "good" : "off", mapping.enabled ? "ACTIVE" : "DISABLED");
+    const insecure = mapping.internalUseTls && mapping.allowInvalidCertificates && badge("warn", "INSECURE SSL");
     const route = mapping.enabled && routeOf(mapping).look !== "good" && routeBadge(mapping);
     return [state, route, insecure];
   }
@@ -148,7 +148,7 @@ export function page({ query, signal }) {
         h("span", { class: "flow-arrow", "aria-hidden": "true" }, icon("arrow"), h("span", { class: "flow-dot" })),
         h("div", { class: "flow-end" }, h("span", { class: "label" }, "INTERNAL"), inside)),
       fault,
-      h("div", { class: "card-foot" }, h("span", { class: "quiet" }, "Created ", made, " · last request ", seen), h("div", { class: "actions" }, own.edit, own.erase)),
+      h("div", { class: "card-foot" }, h("span", { class: "quiet" }, "Created ", made, " · last request ", seen), actions(own.edit, own.erase)),
     );
     return {
       element,
@@ -172,7 +172,7 @@ export function page({ query, signal }) {
   function row(first) {
     const own = controls(first);
     const cells = [0, 1, 2, 3, 4].map(() => h("td", {}));
-    const element = h("tr", { class: "group" }, cells, h("td", {}, h("div", { class: "actions" }, own.flip.element, own.edit, own.erase)));
+    const element = h("tr", { class: "group" }, cells, h("td", {}, actions(own.flip.element, own.edit, own.erase)));
     return {
       element,
       update(mapping) {

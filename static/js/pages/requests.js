@@ -6,7 +6,7 @@ import { on, onReturn } from "../events.js";
 import { bytes, count, dateText, millis, time } from "../format.js";
 import { busy, dialog } from "../parts/dialog.js";
 import { icon } from "../parts/icon.js";
-import { fact, frame, led, loader, table } from "../parts/layout.js";
+import { badge, fact, frame, led, loader, table } from "../parts/layout.js";
 import { failed, toast } from "../parts/toast.js";
 import { setQuery } from "../router.js";
 
@@ -129,7 +129,7 @@ export function page({ query, signal }) {
       "tr",
       { class: "group" },
       h("td", {}, time(item.timestamp, "near")),
-      h("td", {}, h("span", { class: `badge badge-${look}` }, item.statusCode || "NONE")),
+      h("td", {}, badge(look, item.statusCode || "NONE")),
       h("td", {}, item.method),
       h("td", { class: "cut" }, open),
       h("td", { class: "number" }, millis(item.durationMs)),

@@ -4,7 +4,7 @@ import { ApiError, get, post, remove } from "../api.js";
 import { h, press, put } from "../dom.js";
 import { time } from "../format.js";
 import { ask } from "../parts/dialog.js";
-import { panel, row, table } from "../parts/layout.js";
+import { badge, panel, row, table } from "../parts/layout.js";
 import { settings } from "../parts/settings.js";
 import { failed, toast } from "../parts/toast.js";
 import { ended } from "../session.js";
@@ -48,7 +48,7 @@ export function page({ signal }) {
           }
           load();
         });
-        const name = h("td", { title: one.userAgent ?? "" }, browser(one.userAgent), one.current && h("span", { class: "badge badge-good" }, "THIS ONE"));
+        const name = h("td", { title: one.userAgent ?? "" }, browser(one.userAgent), one.current && badge("good", "THIS ONE"));
         return row(name, one.address ?? "–", time(one.createdAt), time(one.usedAt, "ago"), time(one.expiresAt), end);
       }));
     } catch (error) {

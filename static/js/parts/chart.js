@@ -117,7 +117,7 @@ export function chart({ title, format, series, stacked = false }) {
         return;
       }
       const alone = (i === 0 || list[i - 1] === null) && (i === list.length - 1 || list[i + 1] === null);
-      path += `${start === null ? "M" : "L"}${x(i).toFixed(1)} ${y(value).toFixed(1)}${alone ? "h.1" : ""}`;
+      path += `${start === null ? "M" : "L"}${x(i).toFixed(1)} ${y(value).toFixed(1)}${alone ? "h1.5" : ""}`;
       if (start === null) area += `M${x(i).toFixed(1)} ${y(0)}`;
       area += `L${x(i).toFixed(1)} ${y(value).toFixed(1)}`;
       if (i === list.length - 1 || list[i + 1] === null) area += `L${x(i).toFixed(1)} ${y(0)}z`;

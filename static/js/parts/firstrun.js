@@ -10,6 +10,7 @@ import { addressActions, publicUrl, routeBadge } from "./mapping.js";
 import { qrImage } from "./qr.js";
 import { host as hostOf } from "./strip.js";
 import { testBody, testResult } from "./targettest.js";
+import { actions, alarm, loader, quiet } from "./layout.js";
 
 const STEPS = ["Choose a service", "Test it", "Give it a name", "Done"];
 
@@ -52,14 +53,14 @@ export function firstRun(signal, over) {
   const back = (work) => press("", { onclick: work }, "Back");
 
   function choose(entering = false) {
-    const list = h("div", { class: "services", role: "group", "aria-label": "Services found" }, h("div", { class: "ring-loader", role: "status", "aria-label": "Looking for services" }));
+    const list = h("div", { class: "services", role: "group", "aria-label": "Services found" }, loader());
     const other = h("button", { class: "service", onclick: () => manual() }, icon("edit"), h("span", { class: "row-text" }, h("span", { class: "row-name" }, "Another service"), h("span", { class: "quiet" }, "On this or another machine of your network")));
-    (entering ? show : move)(0, heading("Which service shall be reachable?"), h("p", { class: "quiet" }, "These listen on the Agent's own machine:"), list, other);
+    (entering ? show : move)(0, heading("Which service shall be reachable?"), quiet("These listen on the Agent's own machine:"), list, other);
     get("/discover", signal).then(
       ({ services }) =>
         put(
           list,
-          services.length === 0 && h("p", { class: "quiet" }, "None was found on the Agent's own machine."),
+          services.length === 0 && quiet("None was found on the Agent's own machine."),
           services.map((service) =>
             h(
               "button",
@@ -101,7 +102,7 @@ export function firstRun(signal, over) {
 
   async function test() {
     const where = `${target.internalUseTls ? "https" : "http"}://${target.internalHost}:${target.internalPort}`;
-    const result = h("div", { role: "status" }, h("div", { class: "ring-loader", "aria-label": "Testing" }));
+    const result = h("div", { role: "status" }, loader());
     const next = press("primary", { disabled: true, onclick: () => name() }, "Next");
     const again = press("", { onclick: () => test() }, "Test again");
     move(1, heading(`Does ${where} answer?`), result, h("div", { class: "form-foot" }, back(() => choose()), h("span", { class: "grow" }), again, next));
@@ -126,7 +127,7 @@ export function firstRun(signal, over) {
     const domain = field({ label: "Domain", placeholder: "app.example.com", value: parent ? `${word}.${parent}` : "", autocapitalize: "none", spellcheck: "false", autocomplete: "off",
       hint: "Its DNS entry must lead to the Gateway.", check: (text) => (text.trim() ? null : "Domain is required") });
     const title = field({ label: "Mapping Name", value: target.name || word, placeholder: "e.g., My Web App", check: (text) => (text.trim() ? null : "Mapping name is required") });
-    const problem = h("p", { class: "problem", role: "alert" });
+    const problem = alarm();
     const create = h("button", { type: "submit", class: "button primary" }, "Publish");
     const form = h("form", { novalidate: true }, heading("Under which name?"), domain.element, title.element, problem,
       h("div", { class: "form-foot" }, back(() => test()), h("span", { class: "grow" }), create));
@@ -157,7 +158,7 @@ export function firstRun(signal, over) {
           h("p", { class: "data address" }, publicUrl(mapping)),
           addressActions(mapping),
           h("div", { class: "state-row" }, routeBadge(mapping), h("span", { class: "quiet" }, "The first visit may take some seconds, while the certificate is got.")),
-          h("div", { class: "actions" }, h("a", { class: "button", href: `/mappings/${mapping.id}` }, "Look at the mapping"), press("primary", { onclick: over }, "Done")))),
+          actions(h("a", { class: "button", href: `/mappings/${mapping.id}` }, "Look at the mapping"), press("primary", { onclick: over }, "Done")))),
     );
   }
 

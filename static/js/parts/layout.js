@@ -51,6 +51,16 @@ const LIGHTS = { good: "led-emerald", warn: "led-amber", bad: "led-rose", off: "
 /** A light; what it means is said beside it. `look` is a word or a class of its own. */
 export const led = (look, more = "") => h("span", { class: `led ${LIGHTS[look] ?? look} ${more}`, "aria-hidden": "true" });
 
+export const quiet = (...content) => h("p", { class: "quiet" }, content);
+
+export const actions = (...content) => h("div", { class: "actions" }, content);
+
+/** Where what goes wrong is said, and read out. */
+export const alarm = () => h("p", { class: "problem", role: "alert" });
+
+/** A word in a frame; `look` is good, warn, bad, off or cyan. */
+export const badge = (look, ...content) => h("span", { class: `badge badge-${look}` }, content);
+
 export const loader = () => h("div", { class: "ring-loader", role: "status", "aria-label": "Loading" });
 
 /** `look`: cyan, amber, emerald or rose. */

@@ -6,7 +6,7 @@ import { time } from "../format.js";
 import { ask, dialog } from "./dialog.js";
 import { copyButton } from "./copy.js";
 import { icon } from "./icon.js";
-import { fact } from "./layout.js";
+import { badge, fact, quiet } from "./layout.js";
 import { qrImage } from "./qr.js";
 import { failed, toast } from "./toast.js";
 
@@ -37,7 +37,7 @@ const CERTIFICATES = { ok: ["good", "Valid"], warning: ["warn", "Look at it"], e
 
 export function certificateBadge(certificate) {
   const [look, word] = CERTIFICATES[certificate?.state] ?? CERTIFICATES.unknown;
-  return h("span", { class: `badge badge-${look}` }, word.toUpperCase());
+  return badge(look, word.toUpperCase());
 }
 
 export const publicUrl = (mapping) => `https://${mapping.externalDomain}`;
@@ -99,7 +99,7 @@ export async function setEnabled(mapping, enabled) {
 
 /** The facts of a certificate. */
 export function certificateFacts(place, certificate) {
-  if (!certificate) return put(place, h("p", { class: "quiet" }, "Nobody has looked at it yet."));
+  if (!certificate) return put(place, quiet("Nobody has looked at it yet."));
   put(
     place,
     certificate.error && h("p", { class: "problem" }, certificate.error),

@@ -4,7 +4,7 @@ import { h, mark, say } from "../dom.js";
 import { busy } from "./dialog.js";
 import { field, placeFaults, toggle } from "./field.js";
 import { icon } from "./icon.js";
-import { notice } from "./layout.js";
+import { alarm, badge, notice } from "./layout.js";
 import { targetTest } from "./targettest.js";
 import { failed } from "./toast.js";
 
@@ -53,7 +53,7 @@ export function mappingForm({ submit, save, saved, extra = null }) {
   const headerName = field({ label: "Name in the Host Header", placeholder: "service.internal", autocomplete: "off", autocapitalize: "none", spellcheck: "false",
     check: (text) => (header.value === "other" && text.trim() === "" ? "A name is required" : null) });
   const enabled = toggle({ label: "Enable Mapping", hint: "Active immediately after saving.", on: true, change: () => follow() });
-  const problem = h("p", { class: "problem", role: "alert" });
+  const problem = alarm();
   const button = h("button", { type: "submit", class: "button primary" }, submit);
   const test = targetTest(() => values(), () => [host, port].map((one) => one.valid()).every(Boolean));
   const fields = {
@@ -92,7 +92,7 @@ export function mappingForm({ submit, save, saved, extra = null }) {
     name.element,
     h("fieldset", { class: "box" }, h("legend", { class: "box-title" }, icon("gateway", 16), "External Endpoint"),
       domain.element,
-      h("p", { class: "hint with-tag" }, h("span", { class: "badge badge-good" }, icon("lock", 12), "HTTPS"), "Visitors always come over HTTPS; the certificate is got and renewed by itself.")),
+      h("p", { class: "hint with-tag" }, badge("good", icon("lock", 12), "HTTPS"), "Visitors always come over HTTPS; the certificate is got and renewed by itself.")),
     h("fieldset", { class: "box" }, h("legend", { class: "box-title" }, icon("device", 16), "Internal Target"),
       h("div", { class: "field-row" }, protocol.element, host.element, port.element),
       invalidRow,

@@ -6,7 +6,7 @@ import { every, h, mark, put, s, say } from "../dom.js";
 import { bytes, dateText, span, time, utc } from "../format.js";
 import { on } from "../events.js";
 import { pills } from "./field.js";
-import { panel, row, table } from "./layout.js";
+import { alarm, panel, quiet, row, table } from "./layout.js";
 
 const SPANS = { day: 86_400, week: 7 * 86_400 };
 const WIDTH = 1000;
@@ -27,11 +27,11 @@ export function connectionStrip(signal) {
   let items = [];
   let complete = true;
   const svg = s("svg", { class: "strip", viewBox: `0 0 ${WIDTH} 28`, preserveAspectRatio: "none", role: "img" });
-  const share = h("p", { class: "quiet" });
+  const share = quiet();
   const ends = h("div", { class: "strip-ends" });
   const rows = h("tbody", {});
-  const problem = h("p", { class: "problem", role: "alert" });
-  const empty = h("p", { class: "quiet" }, "No connection has been recorded yet.");
+  const problem = alarm();
+  const empty = quiet("No connection has been recorded yet.");
   const all = h("details", { class: "more" }, h("summary", {}, "Every connection"), table("connections", ["Opened", "Lasted", "Gateway", "Sent", "Received", "Ended by"], rows));
   const choice = pills("Time span", [["day", "24 hours"], ["week", "7 days"]], range, (value) => {
     range = value;

@@ -5,7 +5,7 @@ import { every, h, put, say } from "../dom.js";
 import { bytes, count, millis, short } from "../format.js";
 import { chart } from "./chart.js";
 import { pills } from "./field.js";
-import { panel } from "./layout.js";
+import { alarm, panel, quiet } from "./layout.js";
 
 const EVERY_MS = { hour: 10_000, day: 60_000, month: 300_000 };
 const KEY = "octoporty_range";
@@ -51,8 +51,8 @@ export function trafficPanel({ mapping = null, onData = () => {} }, signal) {
   ];
   let range = localStorageRange();
   let turn = 0;
-  const totals = h("p", { class: "quiet" });
-  const problem = h("p", { class: "problem", role: "alert" });
+  const totals = quiet();
+  const problem = alarm();
   const choice = pills("Time range", [["hour", "Hour"], ["day", "Day"], ["month", "Month"]], range, (value) => {
     range = value;
     try {
