@@ -114,7 +114,9 @@ export class World {
 
   /** Caddy with one server of somebody else's, as a machine has it that serves more than us. */
   async startCaddy() {
-    const [admin, listen] = [await freePort(), await freePort()];
+    // The same ones when it comes back: the Gateway looks for it where it was.
+    this.caddyPorts ??= [await freePort(), await freePort()];
+    const [admin, listen] = this.caddyPorts;
     this.caddyAdmin = `http://127.0.0.1:${admin}`;
     const config = {
       admin: { listen: `127.0.0.1:${admin}`, config: { persist: false } },

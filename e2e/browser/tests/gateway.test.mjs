@@ -53,15 +53,18 @@ test("Caddy's state is shown, and its configuration with our routes marked", asy
   await close(page);
 });
 
-test("a route that Caddy lost is shown as such until it is back", async () => {
-  const page = await open(browser, world, `/mappings/${home.id}`);
-  await page.getByText("SERVED").first().waitFor();
+test("a Caddy that goes away is said so, and its return too", async () => {
+  const page = await open(browser, world, "/gateway");
+  const panel = page.locator(".panel", { has: page.getByRole("heading", { name: "Caddy", exact: true }) });
+  await panel.getByText("All routes are in place").waitFor();
   await world.caddy.stop();
-  const gateway = await page.context().newPage();
-  await gateway.goto(`${world.url}/gateway`);
-  await gateway.getByText("Caddy does not answer").waitFor({ timeout: 45_000 });
+  await panel.getByText("Caddy does not answer").waitFor({ timeout: 60_000 });
+  // It comes back with a configuration that knows nothing of us.
   await world.startCaddy();
-  await page.context().close();
+  await panel.getByText("All routes are in place").waitFor({ timeout: 60_000 });
+  const routes = await (await fetch(`${world.caddyAdmin}/id/octoporty-${home.id.replaceAll("-", "")}`)).json();
+  assert.equal(routes["@id"], `octoporty-${home.id.replaceAll("-", "")}`);
+  await close(page);
 });
 
 test("Caddy left alone is said on its page", async () => {

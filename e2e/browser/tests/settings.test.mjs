@@ -123,13 +123,13 @@ test("mappings are exported, and imported after a look at what would change", as
   const choose = () => page.getByLabel("File", { exact: true }).setInputFiles({ name: "mappings.json", mimeType: "application/json", buffer: Buffer.from(JSON.stringify(document)) });
   await choose();
   const table = page.getByRole("region", { name: "Table of what would change" });
-  await table.locator("tr", { hasText: "new.example.com" }).getByText("NEW").waitFor();
+  await table.locator("tr", { hasText: "new.example.com" }).getByText("NEW", { exact: true }).waitFor();
   assert.match(await table.locator("tr", { hasText: "keep.example.com" }).innerText(), /CHANGED[\s\S]*internalPort: \d+ → 4711/);
   assert.equal(await table.locator("tr", { hasText: "gone.example.com" }).count(), 0);
   // Nothing has happened so far.
   assert.equal((await world.api("GET", `/mappings/${keep.id}`)).value.internalPort, world.site.port);
   await page.getByRole("button", { name: "Delete others" }).click();
-  await table.locator("tr", { hasText: "gone.example.com" }).getByText("DELETED").waitFor();
+  await table.locator("tr", { hasText: "gone.example.com" }).getByText("DELETED", { exact: true }).waitFor();
   await page.getByRole("button", { name: "Import and delete 1" }).click();
   await toast(page, "Mappings imported");
   await page.getByText("1 added, 1 changed, 1 deleted.").waitFor();

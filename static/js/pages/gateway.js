@@ -1,7 +1,7 @@
 // The Gateway: which version runs there, how well it is reached, what it and Caddy say.
 
 import { get } from "../api.js";
-import { every, h, press, put, say } from "../dom.js";
+import { calmly, every, h, press, put, say } from "../dom.js";
 import { on } from "../events.js";
 import { millis, span, time } from "../format.js";
 import { current, grown, onConnection, onStatus } from "../live.js";
@@ -115,7 +115,9 @@ function caddy(signal) {
   }
   load();
   every(15_000, load, signal);
-  on("MappingsChanged", load, signal);
+  const reload = calmly(500, load, signal);
+  on("MappingsChanged", reload, signal);
+  on("MappingStatusUpdate", reload, signal);
   onConnection(load, signal);
   return panel("Caddy", h("a", { class: "more-link", href: "/gateway/caddy-config" }, "Configuration"), place);
 }
