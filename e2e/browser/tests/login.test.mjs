@@ -188,8 +188,8 @@ test("a session that ends over unsaved edits asks for the password and keeps the
 test("log out everywhere ends every session", async () => {
   const page = await open(browser, world, "/settings/sessions", { loggedIn: false });
   const other = await open(browser, world, "/mappings", { loggedIn: false });
-  page.expected.push(/status of 401/);
-  other.expected.push(/status of 401/);
+  page.expected.push(/status of 40[01]/);
+  other.expected.push(/status of 40[01]/);
   await logInByHand(page);
   await logInByHand(other);
   await other.getByRole("heading", { name: "Port Mappings" }).waitFor();
