@@ -33,6 +33,7 @@ use shared::threads;
 use crate::migrations::{self, MigrationError, Work};
 use crate::timestamp;
 
+pub(crate) use backup::is_older;
 pub use backup::{Restored, backup, restore};
 pub use error::StoreError;
 pub(crate) use error::user_id;

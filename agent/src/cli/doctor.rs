@@ -12,15 +12,21 @@ mod gateway;
 mod report;
 mod services;
 
-use std::path::Path;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
+use shared::mapping::MappingId;
 use shared::settings::Reader;
 use shared::settings::command::{EXIT_FAILED, EXIT_STOPPED, EXIT_WRONG, Flag, Invocation, Subcommand};
 use shared::settings::console::{Console, Failure};
 
 use super::client::{Api, Running};
 use crate::config::Config;
-use report::{Report, State};
+use crate::random;
+use crate::store::{self, Store};
+use report::Report;
 
 pub(super) const COMMAND: Subcommand = Subcommand::new(
     "doctor",
@@ -71,11 +77,12 @@ pub(super) fn run(invocation: &Invocation, reader: Reader, console: &mut Console
         }
     }
     let running = agent(&config, &mut report)?;
-    database(&config, running.is_some(), &mut report)?;
+    let looked_at = database(&config, running.is_some(), &mut report)?;
     let mut ways = Vec::new();
     for url in &config.gateway_urls {
         ways.push(gateway::walk(url, &config, &mut report)?);
     }
+    let config = Config { database: looked_at.path().to_owned(), ..config };
     services::walk(&config, running, &ways, &mut report)?;
     let failed = report.finish()?;
     Ok(if failed { EXIT_FAILED } else { EXIT_STOPPED })
@@ -124,33 +131,89 @@ fn agent(config: &Config, report: &mut Report<'_, '_>) -> Result<Option<Running>
     Ok(Some(running))
 }
 
-/// Whether the database is there, or can be made. A running Agent has it open, which says enough.
-fn database(config: &Config, running: bool, report: &mut Report<'_, '_>) -> Result<State, Failure> {
+/// The database whose mappings are looked at.
+enum LookedAt {
+    /// The Agent's own.
+    Own(PathBuf),
+    /// A copy in a folder of its own, brought up to date in the place of one that an earlier version wrote; gone when
+    /// this is dropped.
+    Copy { folder: PathBuf, path: PathBuf },
+}
+
+impl LookedAt {
+    fn path(&self) -> &Path {
+        match self {
+            LookedAt::Own(path) | LookedAt::Copy { path, .. } => path,
+        }
+    }
+
+    fn copy(database: &Path) -> Result<LookedAt, String> {
+        let name = format!("octoporty-doctor-{}", MappingId::from_random(random::bytes()));
+        let folder = std::env::temp_dir().join(name);
+        let fault = |e: io::Error| format!("cannot copy it to {} to look at it: {e}", folder.display());
+        DirBuilder::new().mode(0o700).create(&folder).map_err(fault)?;
+        let copy = LookedAt::Copy { path: folder.join("octoporty.db"), folder };
+        store::backup(database, copy.path()).map_err(|e| e.to_string())?;
+        Ok(copy)
+    }
+}
+
+impl Drop for LookedAt {
+    fn drop(&mut self) {
+        if let LookedAt::Copy { folder, .. } = self
+            && let Err(e) = fs::remove_dir_all(&folder)
+        {
+            log::warn!("{} stays: {e}", folder.display());
+        }
+    }
+}
+
+/// Whether the database is there, or can be made. A running Agent has it open, which says enough. One that an earlier
+/// version wrote would be changed by being opened, so a copy is.
+fn database(config: &Config, running: bool, report: &mut Report<'_, '_>) -> Result<LookedAt, Failure> {
     let path = &config.database;
+    let own = || LookedAt::Own(path.clone());
     let shown = path.display().to_string();
     if running {
         report.ok("database", "", &format!("{shown} is in use by the running Agent"))?;
-        return Ok(State::Ok);
+        return Ok(own());
     }
     if path.exists() {
-        return match crate::store::Store::open(path).and_then(|store| store.mappings()) {
-            Ok(mappings) => {
-                report.ok("database", "", &format!("{shown} is good and has {} mappings", mappings.len()))?;
-                Ok(State::Ok)
-            }
+        let older = match store::is_older(path) {
+            Ok(older) => older,
             Err(e) => {
                 report.fail("database", "", &e.to_string(), None)?;
-                Ok(State::Fail)
+                return Ok(own());
             }
         };
+        let looked_at = match older.then(|| LookedAt::copy(path)) {
+            None => own(),
+            Some(Ok(copy)) => copy,
+            Some(Err(why)) => {
+                report.fail("database", "", &format!("{shown}: {why}"), None)?;
+                return Ok(own());
+            }
+        };
+        match Store::open(looked_at.path()).and_then(|store| store.mappings()) {
+            Ok(mappings) => {
+                let next = if older { "; the next start copies it and brings it up to date" } else { "" };
+                report.ok(
+                    "database",
+                    "",
+                    &format!("{shown} is good and has {} mappings{next}", mappings.len()),
+                )?;
+            }
+            Err(e) => report.fail("database", "", &e.to_string(), None)?,
+        }
+        return Ok(looked_at);
     }
     let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if crate::config::writable(directory) {
         report.ok("database", "", &format!("{shown} is not there yet; the first start makes it"))?;
-        return Ok(State::Ok);
+        return Ok(own());
     }
     let hint = "run this as the user of the service; its directory must exist and belong to that user";
     let text = format!("{shown} is not there, and {} cannot be written", directory.display());
     report.fail("database", "", &text, Some(hint.into()))?;
-    Ok(State::Fail)
+    Ok(own())
 }

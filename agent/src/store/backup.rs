@@ -17,7 +17,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use shared::mapping::MappingId;
 
 use super::{BUSY, Store, StoreError};
-use crate::migrations::{self, MigrationError};
+use crate::migrations::{self, MigrationError, Work};
 use crate::{random, timestamp};
 
 /// Between tries when the database is locked.
@@ -86,6 +86,17 @@ pub fn restore(database: &Path, from: &Path) -> Result<Restored, StoreError> {
         let _ = fs::remove_file(&part);
     }
     Ok(Restored { kept: swapped?, mappings })
+}
+
+/// Whether the next start would change the tables of the database at `path`. Looks without touching.
+pub(crate) fn is_older(path: &Path) -> Result<bool, StoreError> {
+    let fault = |e| StoreError::of(path, e);
+    let connection = read_only(path).map_err(fault)?;
+    match migrations::survey(&connection) {
+        Ok(work) => Ok(work == Work::Upgrade),
+        Err(MigrationError::Newer(step)) => Err(StoreError::Newer(path.to_owned(), step)),
+        Err(MigrationError::Sqlite(e)) => Err(fault(e)),
+    }
 }
 
 /// How many mappings are in a file that may be restored.

@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use agent::store::{Store, StoreError, Stored};
 use rusqlite::Connection;
+use serde_json::Value;
 
 use crate::world::Folder;
 
@@ -330,4 +332,34 @@ fn a_real_file_becomes_a_working_database_with_its_twenty_mappings() {
     is_what_the_earlier_program_expects(&path);
     assert_eq!(Store::open(&path).expect("again").mappings().expect("mappings").len(), 20);
     assert_eq!(fs::read(&sample).expect("the sample"), before, "it is never changed");
+}
+
+#[test]
+fn doctor_looks_at_an_older_file_and_leaves_it_as_it_is() {
+    let folder = Folder::new();
+    let path = folder.path().join("octoporty.db");
+    drop(original(&path, 1));
+    let before = fs::read(&path).expect("the file");
+    let output = Command::new(env!("CARGO_BIN_EXE_octoporty-agent"))
+        .args(["doctor", "--json"])
+        .env_clear()
+        .env("TMPDIR", folder.path())
+        // Nobody listens there: the hops up to it are what is looked at.
+        .env("Agent__GatewayUrl", "ws://127.0.0.1:1/tunnel")
+        .env("Agent__ApiKey", "0123456789abcdef0123456789abcdef")
+        .env("Agent__JwtSecret", "ABCDEFGHIJKLMNOPQRSTUVWXYZ-0123456789")
+        .env("Agent__Auth__PasswordHash", crate::world::HASH)
+        .env("Agent__Port", "0")
+        .env("ConnectionStrings__DefaultConnection", format!("Data Source={}", path.display()))
+        .output()
+        .expect("the program can be run");
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let checks = said["checks"].as_array().expect("a list");
+    let of = |hop: &str| checks.iter().filter(|check| check["hop"] == hop).collect::<Vec<_>>();
+    let text = of("database")[0]["text"].as_str().expect("a text");
+    assert!(text.contains("has 2 mappings; the next start copies it and brings it up to date"), "{said:#}");
+    assert!(of("target").iter().any(|check| check["state"] != "skip"), "its mappings are tried: {said:#}");
+    assert_eq!(fs::read(&path).expect("the file"), before);
+    let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
 }
