@@ -89,5 +89,6 @@ fn without_spaces(css: &str) -> String {
         Some(_) => line.replacen(": ", ":", 1).replace(", ", ","),
         None => line.replace(" {", "{"),
     };
-    css.lines().map(short).collect()
+    // The last of a block needs no semicolon.
+    css.lines().map(short).collect::<String>().replace(";}", "}")
 }

@@ -15,7 +15,8 @@ export function bytes(n) {
     value /= 1000;
     unit++;
   }
-  return `${unit > 0 && value < 99.5 ? value.toFixed(1) : Math.round(value)} ${UNITS[unit]}`;
+  const parts = value < 99.5 && (unit > 0 || !Number.isInteger(value));
+  return `${parts ? value.toFixed(1) : Math.round(value)} ${UNITS[unit]}`;
 }
 
 /** A rate or the like, with as many digits as say something. */

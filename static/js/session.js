@@ -1,6 +1,8 @@
 // Who is logged in, and renewing that before it runs out. The tokens are in cookies that no script can read; what is
 // kept here is only until when they are good, shared by all tabs of this browser.
 
+import { keep, kept } from "./kept.js";
+
 const KEY = "octoporty_session";
 const EARLY_MS = 2 * 60_000;
 const DEFAULT_LIFE_MS = 15 * 60_000;
@@ -8,27 +10,12 @@ const DEFAULT_LIFE_MS = 15 * 60_000;
 /** `ended`: log in again. `begun`: logged in, here or in another tab. */
 export const session = new EventTarget();
 
-let memory = null; // Where storage is switched off.
 let renewing = null;
 let timer = null;
 
 function goodUntil() {
-  try {
-    const text = localStorage.getItem(KEY);
-    return text === null ? null : Number(text);
-  } catch {
-    return memory;
-  }
-}
-
-function keep(until) {
-  memory = until;
-  try {
-    if (until === null) localStorage.removeItem(KEY);
-    else localStorage.setItem(KEY, String(until));
-  } catch {
-    // Then it is forgotten with the tab.
-  }
+  const text = kept(KEY);
+  return text === null ? null : Number(text);
 }
 
 /** Whether this browser has logged in and not out. The Agent may still see it otherwise. */
@@ -61,7 +48,7 @@ export function ended() {
 }
 
 function forget() {
-  keep(null);
+  keep(KEY, null);
   clearTimeout(timer);
 }
 
@@ -113,7 +100,7 @@ async function exchange() {
   }
   // Without locks (plain http) another tab may have been faster by a blink; then its cookies are ours too.
   const alive = await fetch("/api/v1/status").then((answer) => answer.ok, () => false);
-  if (alive) plan(); else keep(null);
+  if (alive) plan(); else keep(KEY, null);
   return alive;
 }
 
@@ -122,7 +109,7 @@ async function granted(response) {
   // By the Agent's own clock: a Raspberry Pi that has just started may think it is 1970.
   const now = Date.parse(response.headers.get("Date") ?? "");
   const life = Date.parse(body.expiresAt ?? "") - now;
-  keep(Date.now() + (Number.isFinite(life) && life > 0 ? life : DEFAULT_LIFE_MS));
+  keep(KEY, Date.now() + (Number.isFinite(life) && life > 0 ? life : DEFAULT_LIFE_MS));
   plan();
 }
 

@@ -6,6 +6,7 @@ import { on } from "./events.js";
 import { current, onStatus, outdated, refresh } from "./live.js";
 import { ask, busy } from "./parts/dialog.js";
 import { icon } from "./parts/icon.js";
+import { kept } from "./kept.js";
 import { post } from "./api.js";
 import { logout } from "./session.js";
 import { router, unsaved } from "./router.js";
@@ -116,13 +117,7 @@ export function shell(signal) {
 function themeSwitch() {
   const KEY = "octoporty_theme";
   const choices = [["auto", "device", "Theme of the device"], ["light", "sun", "Light theme"], ["dark", "moon", "Dark theme"]];
-  const now = () => {
-    try {
-      return localStorage.getItem(KEY) ?? "auto";
-    } catch {
-      return "auto";
-    }
-  };
+  const now = () => kept(KEY) ?? "auto";
   const buttons = choices.map(([value, picture, label]) =>
     h("button", { class: "icon-button", "aria-label": label, title: label, onclick: () => choose(value) }, icon(picture, 16)),
   );

@@ -73,9 +73,9 @@ test("axes end at round numbers", async () => {
 test("numbers are written as people read them", async () => {
   const texts = await page.evaluate(async () => {
     const f = await import("/js/format.js");
-    return [f.bytes(0), f.bytes(999), f.bytes(1000), f.bytes(1_234_567), f.bytes(123_456_789), f.millis(3.14), f.millis(1400), f.span(3700), f.span(90_000), f.uptime(59), f.uptime(3600), f.uptime(200_000), f.short(0.5), f.short(12_345)];
+    return [f.bytes(0), f.bytes(7.5), f.bytes(999), f.bytes(1000), f.bytes(1_234_567), f.bytes(123_456_789), f.millis(3.14), f.millis(1400), f.span(3700), f.span(90_000), f.uptime(59), f.uptime(3600), f.uptime(200_000), f.short(0.5), f.short(12_345)];
   });
-  assert.deepEqual(texts, ["0 B", "999 B", "1.0 kB", "1.2 MB", "123 MB", "3.1 ms", "1.4 s", "1h 1m", "1d 1h", "just started", "1 hour", "2 days", "0.50", "12.3k"]);
+  assert.deepEqual(texts, ["0 B", "7.5 B", "999 B", "1.0 kB", "1.2 MB", "123 MB", "3.1 ms", "1.4 s", "1h 1m", "1d 1h", "just started", "1 hour", "2 days", "0.50", "12.3k"]);
 });
 
 test("times are in the browser's zone, with UTC beside them", async () => {
@@ -123,4 +123,15 @@ test("an element takes no markup and no style attribute", async () => {
   });
   assert.equal(text, 0);
   assert.match(fault, /no style attributes/);
+});
+
+test("every test that the list of cases names is there", () => {
+  const here = new URL(".", import.meta.url);
+  const rows = [...readFileSync(new URL("../README.md", here), "utf8").matchAll(/^\| (\d+) \| .+ \| `(\w+)` \| (.+) \|$/gm)];
+  assert.equal(rows.length, 68);
+  rows.forEach(([, number, file, name], i) => {
+    assert.equal(Number(number), i + 1);
+    const text = readFileSync(new URL(`${file}.test.mjs`, here), "utf8");
+    assert.ok(text.includes(`test("${name}"`), `${number}: ${file} has no "${name}"`);
+  });
 });

@@ -21,7 +21,8 @@ const SHOWN = 4;
 export async function reconnect(button) {
   try {
     await busy(button, "Reconnecting…", () => post("/reconnect"));
-    toast("info", "Reconnecting", "The Agent dials the Gateway anew.", { key: "connection" });
+    // It may be there before the answer is.
+    if (current()?.connectionStatus !== "Connected") toast("info", "Reconnecting", "The Agent dials the Gateway anew.", { key: "connection" });
   } catch (error) {
     failed("Reconnect failed", error);
   }
@@ -35,9 +36,9 @@ export function page({ signal }) {
     element: frame(
       { title: "Control Panel", about: "System status and tunnel overview" },
       mappings.welcome,
-      h("div", { class: "columns wide-left" }, connectionPanel(signal), quickActions(signal)),
+      h("div", { class: "columns wide-left even" }, h("div", { class: "stack" }, connectionPanel(signal), quickActions(signal)), mappings.element),
       nowTiles(signal),
-      h("div", { class: "columns wide-left" }, traffic.element, mappings.element),
+      traffic.element,
       connectionStrip(signal).element,
       footer(signal),
     ),
@@ -100,13 +101,11 @@ function quickActions(signal) {
   const force = h("button", { class: "action" }, icon("refresh"), h("span", {}, "Force Reconnect"));
   force.addEventListener("click", () => reconnect(force));
   onStatus((status) => mark(force, "disabled", status.connectionStatus === "Connected"), signal);
+  const way = (href, picture, text) => h("a", { class: "action", href }, icon(picture), h("span", {}, text));
   return panel(
     "Quick Actions",
     null,
-    h("a", { class: "action", href: "/mappings/new" }, icon("plus"), h("span", {}, "Create New Mapping"), icon("right", 16)),
-    h("a", { class: "action", href: "/mappings" }, icon("mappings"), h("span", {}, "View All Mappings"), icon("right", 16)),
-    h("a", { class: "action", href: "/requests" }, icon("requests"), h("span", {}, "Watch Requests"), icon("right", 16)),
-    force,
+    h("div", { class: "quick" }, way("/mappings/new", "plus", "Create New Mapping"), way("/mappings", "mappings", "View All Mappings"), way("/requests", "requests", "Watch Requests"), force),
   );
 }
 

@@ -14,7 +14,7 @@ import { failed, toast } from "../parts/toast.js";
 const MOST_BYTES = 4 * 1024 * 1024;
 
 export function page({ signal }) {
-  const both = h("div", { class: "columns" }, exportPanel(signal), backupPanel(signal));
+  const both = h("div", { class: "columns even" }, exportPanel(signal), backupPanel(signal));
   return settings("/settings/data", "Mappings as a file, and a copy of everything", [], both, importPanel(signal));
 }
 

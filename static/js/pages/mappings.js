@@ -5,6 +5,7 @@ import { get } from "../api.js";
 import { calmly, h, keyed, mark, press, put, say } from "../dom.js";
 import { setTime, time } from "../format.js";
 import { on } from "../events.js";
+import { keep, kept } from "../kept.js";
 import { pills, toggle } from "../parts/field.js";
 import { icon } from "../parts/icon.js";
 import { actions, badge, frame, led, loader, table } from "../parts/layout.js";
@@ -16,12 +17,7 @@ const VIEW = "octoporty_view";
 export function page({ query, signal }) {
   let all = null;
   let filter = ["active", "disabled"].includes(query.get("show")) ? query.get("show") : "all";
-  let view = "grid";
-  try {
-    view = localStorage.getItem(VIEW) === "table" ? "table" : "grid";
-  } catch {
-    // Nothing is kept in this browser.
-  }
+  let view = kept(VIEW) === "table" ? "table" : "grid";
   const search = h("input", { type: "search", class: "input", placeholder: "Search mappings...", "aria-label": "Search mappings" });
   const choice = pills("Which mappings", [["all", "All"], ["active", "Active"], ["disabled", "Disabled"]], filter, (value) => {
     filter = value;
@@ -41,11 +37,7 @@ export function page({ query, signal }) {
 
   function setView(value) {
     view = value;
-    try {
-      localStorage.setItem(VIEW, value);
-    } catch {
-      // Then it is chosen anew next time.
-    }
+    keep(VIEW, value);
     paint();
   }
 
@@ -148,7 +140,7 @@ export function page({ query, signal }) {
         h("span", { class: "flow-arrow", "aria-hidden": "true" }, icon("arrow"), h("span", { class: "flow-dot" })),
         h("div", { class: "flow-end" }, h("span", { class: "label" }, "INTERNAL"), inside)),
       fault,
-      h("div", { class: "card-foot" }, h("span", { class: "quiet" }, "Created ", made, " · last request ", seen), actions(own.edit, own.erase)),
+      h("div", { class: "card-foot" }, h("div", { class: "quiet" }, h("p", {}, "Created ", made), h("p", {}, "Last request ", seen)), actions(own.edit, own.erase)),
     );
     return {
       element,

@@ -276,7 +276,7 @@ export function page({ query, signal }) {
     title: "Requests",
     element: frame(
       { title: "Requests", about: "What visitors asked for, and what they got", actions: [tail, csv] },
-      h("div", { class: "toolbar" }, h("div", { class: "input-with-icon" }, icon("search"), search), mapping, status, method, from.element, to.element, reset),
+      h("div", { class: "toolbar" }, h("div", { class: "input-with-icon" }, icon("search"), search), mapping, status, method, h("div", { class: "actions" }, from.element, to.element), reset),
       wait,
       list,
       empty,

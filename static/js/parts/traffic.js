@@ -3,6 +3,7 @@
 import { get, query } from "../api.js";
 import { every, h, put, say } from "../dom.js";
 import { bytes, count, millis, short } from "../format.js";
+import { keep, kept } from "../kept.js";
 import { chart } from "./chart.js";
 import { pills } from "./field.js";
 import { alarm, panel, quiet } from "./layout.js";
@@ -44,22 +45,18 @@ export function trafficPanel({ mapping = null, onData = () => {} }, signal) {
       title: "Time to answer",
       format: millis,
       series: [
-        { label: "Half are faster (p50)", look: "s1", of: (b) => (b.requests ? b.p50Ms : null) },
-        { label: "95 % are faster (p95)", look: "s5", of: (b) => (b.requests ? b.p95Ms : null) },
+        { label: "p50: half are faster", look: "s1", of: (b) => (b.requests ? b.p50Ms : null) },
+        { label: "p95", look: "s5", of: (b) => (b.requests ? b.p95Ms : null) },
       ],
     }),
   ];
-  let range = localStorageRange();
+  let range = kept(KEY) in EVERY_MS ? kept(KEY) : "hour";
   let turn = 0;
   const totals = quiet();
   const problem = alarm();
   const choice = pills("Time range", [["hour", "Hour"], ["day", "Day"], ["month", "Month"]], range, (value) => {
     range = value;
-    try {
-      localStorage.setItem(KEY, value);
-    } catch {
-      // Then it is chosen anew next time.
-    }
+    keep(KEY, value);
     load();
   });
   const element = panel("Traffic", [totals, choice.element], problem, h("div", { class: "charts" }, charts.map(({ element: figure }) => figure)));
@@ -87,13 +84,4 @@ export function trafficPanel({ mapping = null, onData = () => {} }, signal) {
     load();
   }, signal);
   return { element, load };
-}
-
-function localStorageRange() {
-  try {
-    const value = localStorage.getItem(KEY);
-    return value in EVERY_MS ? value : "hour";
-  } catch {
-    return "hour";
-  }
 }
