@@ -102,7 +102,7 @@ export function certificateFacts(place, certificate) {
   if (!certificate) return put(place, quiet("Nobody has looked at it yet."));
   put(
     place,
-    certificate.error && h("p", { class: "problem" }, certificate.error),
+    certificate.error && h("p", { class: certificate.state === "unknown" ? "quiet" : "problem" }, certificate.error),
     certificate.issuer && fact("Issuer", certificate.issuer),
     certificate.names?.length > 0 && fact("Names", certificate.names.join(", ")),
     certificate.notAfter && fact("Valid until", time(certificate.notAfter, "date"), typeof certificate.daysLeft === "number" && ` (${certificate.daysLeft} days)`),
