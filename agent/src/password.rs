@@ -3,8 +3,7 @@
 //! How often and by whom a password may be tried is left to the login.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
 use sha_crypt::{Params, sha512_crypt};
 use sha2::{Digest, Sha512};
@@ -104,7 +103,7 @@ impl PasswordHash {
     /// Makes a hash with a random salt.
     pub(crate) fn make(password: &[u8]) -> io::Result<PasswordHash> {
         let mut random = [0; MAX_SALT];
-        File::open("/dev/urandom")?.read_exact(&mut random)?;
+        shared::os::random(&mut random)?;
         let salt = random.iter().map(|byte| char::from(DIGITS[usize::from(byte % 64)])).collect();
         Ok(PasswordHash::with(password, OUR_ROUNDS, salt))
     }
@@ -236,12 +235,12 @@ mod tests {
 
     #[test]
     fn our_own_hash_is_read_back_and_salted_anew_each_time() {
-        let made = PasswordHash::make(b"secret").expect("/dev/urandom");
+        let made = PasswordHash::make(b"secret").expect("random bytes");
         let read = PasswordHash::parse(&made.to_string()).expect("our own form");
         assert!(made.to_string().starts_with("$6$rounds=50000$"));
         assert_eq!((read.rounds, &read.salt, &read.hash), (made.rounds, &made.salt, &made.hash));
         assert!(read.verify(b"secret"));
-        assert_ne!(made.salt, PasswordHash::make(b"secret").expect("/dev/urandom").salt);
+        assert_ne!(made.salt, PasswordHash::make(b"secret").expect("random bytes").salt);
     }
 
     #[test]

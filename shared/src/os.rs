@@ -1,10 +1,18 @@
-//! The one place where the operating system must be asked in a way that Rust's library does not offer.
+//! The one place where the operating system is asked in a way that Rust's library does not offer.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+
+/// Fills `bytes` with what nobody can guess. From the kernel itself: a bare root has no `/dev/urandom`.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    SysRng.try_fill_bytes(bytes).map_err(io::Error::other)
+}
 
 /// Raises the soft limit of open descriptors to the hard limit, as servers do: 1,024 by default is a limit from the
 /// time of `select`. Returns the limit in force.

@@ -4,11 +4,12 @@
 //! for review.
 
 use std::fmt;
-use std::fs::File;
 use std::hint::black_box;
-use std::io::{self, Read};
+use std::io;
 
 use sha2::{Digest, Sha256};
+
+use crate::os;
 
 /// What a hidden value looks like, whatever its length: stars that count characters would tell the length.
 const STARS: &str = "****";
@@ -29,11 +30,10 @@ impl Secret {
     /// A new one that nobody can guess: 43 letters and digits, 256 bits. They mean the same to every shell and file.
     pub fn generate() -> io::Result<Secret> {
         const DIGITS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-        let mut kernel = File::open("/dev/urandom")?;
         let mut text = String::with_capacity(GENERATED);
         while text.len() < GENERATED {
             let mut bytes = [0; 64];
-            kernel.read_exact(&mut bytes)?;
+            os::random(&mut bytes)?;
             // Of 64 values two are passed over, so that all others are equally likely.
             let digits = bytes.iter().filter_map(|byte| DIGITS.get(usize::from(byte % 64)));
             text.extend(digits.map(|digit| char::from(*digit)).take(GENERATED - text.len()));
