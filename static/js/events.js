@@ -28,9 +28,6 @@ export const onReturn = (call, signal) => on("open", (again) => again && call(),
 
 const tell = (kind, detail) => events.dispatchEvent(new CustomEvent(kind, { detail }));
 
-/** Whether the Agent was heard of last time: "connecting", "open" or "away". */
-export const streamState = () => state;
-
 export function start() {
   wanted = true;
   if (!document.hidden) open();

@@ -22,7 +22,7 @@ const NAV = [
 ];
 
 /** Words and colours of the tunnel's states. */
-export const STATES = {
+const STATES = {
   Connected: { label: "ONLINE", led: "led-emerald", text: "Tunnel active" },
   Disconnected: { label: "OFFLINE", led: "led-rose", text: "Tunnel inactive" },
   Connecting: { label: "CONNECTING", led: "led-amber", text: "Establishing tunnel…" },

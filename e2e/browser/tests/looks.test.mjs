@@ -86,8 +86,8 @@ for (const theme of ["dark", "light"]) {
   }
 }
 
-test("dialogs, toasts, faults and the menu are accessible too", async () => {
-  const page = await open(browser, world, "/mappings");
+for (const theme of ["dark", "light"]) test(`dialogs, toasts, faults and the menu are accessible too: ${theme}`, async () => {
+  const page = await open(browser, world, "/mappings", { theme });
   await page.getByRole("button", { name: "Delete Home Assistant" }).click();
   await page.getByRole("dialog").waitFor();
   await accessible(page, "confirm dialog");
@@ -106,6 +106,7 @@ test("dialogs, toasts, faults and the menu are accessible too", async () => {
   await page.locator("button[title='Table view']").click();
   await page.locator("tbody tr").first().waitFor();
   await accessible(page, "table of mappings");
+  await page.screenshot({ path: join(PICTURES, `mappings-table-${theme}-1280.png`) });
   await page.getByRole("link", { name: "New Mapping" }).click();
   await page.getByRole("button", { name: "Create Mapping" }).click();
   await page.locator(".field-problem", { hasText: "required" }).first().waitFor();
@@ -117,16 +118,18 @@ test("dialogs, toasts, faults and the menu are accessible too", async () => {
   await close(page);
 });
 
-test("the first run is accessible, wide and narrow", async () => {
+test("the first run is accessible in both themes, wide and narrow", async () => {
   const empty = await World.start();
   try {
-    for (const width of [1280, 360]) {
-      const page = await open(browser, empty, "/", { width, height: 800 });
-      await page.locator(".service").nth(1).waitFor();
-      await accessible(page, `first run ${width}`);
-      await page.screenshot({ path: join(PICTURES, `first-run-dark-${width}.png`), fullPage: true });
-      assert.ok((await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)) <= 0);
-      await close(page);
+    for (const theme of ["dark", "light"]) {
+      for (const width of [1280, 360]) {
+        const page = await open(browser, empty, "/", { theme, width, height: 800 });
+        await page.locator(".service").nth(1).waitFor();
+        await accessible(page, `first run ${theme} ${width}`);
+        await page.screenshot({ path: join(PICTURES, `first-run-${theme}-${width}.png`), fullPage: true });
+        assert.ok((await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)) <= 0);
+        await close(page);
+      }
     }
   } finally {
     await empty.stop();

@@ -18,7 +18,7 @@ const STATUSES = [["", "Any status"], ["2xx", "2xx success"], ["3xx", "3xx redir
 const METHODS = ["", "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 
 /** The class of a status: 2 for 204; "error" where nothing came back. */
-export const statusClass = (item) => (item.errorMessage && !item.statusCode ? "error" : Math.floor(item.statusCode / 100));
+const statusClass = (item) => (item.errorMessage && !item.statusCode ? "error" : Math.floor(item.statusCode / 100));
 
 /** Whether a live request belongs to what is looked at, by the rules of GET /requests. */
 export function fits(item, filter) {

@@ -51,7 +51,7 @@ export function internalUrl(mapping) {
 export const breakable = (text) => text.split(/(?<=[/.:])(?=[^/.:])/).map((part) => [part, h("wbr", {})]);
 
 /** A wildcard is no address that can be opened. */
-export const isWildcard = (mapping) => mapping.externalDomain.startsWith("*");
+const isWildcard = (mapping) => mapping.externalDomain.startsWith("*");
 
 /** Copy, open and QR code of a public address. */
 export function addressActions(mapping) {
@@ -67,7 +67,7 @@ export function addressActions(mapping) {
   );
 }
 
-export const showQr = (url) =>
+const showQr = (url) =>
   dialog({ title: "Open on another device" }, () =>
     h("div", { class: "modal-body qr-body" }, qrImage(url), h("p", { class: "data" }, url)),
   );
