@@ -26,7 +26,7 @@ export function connectionStrip(signal) {
   let range = "day";
   let items = [];
   let complete = true;
-  const svg = s("svg", { class: "strip", viewBox: `0 0 ${WIDTH} 28`, preserveAspectRatio: "none", role: "img" });
+  const svg = s("svg", { class: "strip", viewBox: `0 0 ${WIDTH} 28`, preserveAspectRatio: "none", role: "img", "aria-label": "Connection history, not read yet" });
   const share = quiet();
   const ends = h("div", { class: "strip-ends" });
   const rows = h("tbody", {});
