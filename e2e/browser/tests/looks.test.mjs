@@ -106,6 +106,7 @@ for (const theme of ["dark", "light"]) test(`dialogs, toasts, faults and the men
   await page.locator("button[title='Table view']").click();
   await page.locator("tbody tr").first().waitFor();
   await accessible(page, "table of mappings");
+  assert.equal(await page.locator(".mappings-table").evaluate((e) => e.scrollWidth - e.clientWidth), 0);
   await page.screenshot({ path: join(PICTURES, `mappings-table-${theme}-1280.png`) });
   await page.getByRole("link", { name: "New Mapping" }).click();
   await page.getByRole("button", { name: "Create Mapping" }).click();

@@ -101,7 +101,11 @@ function detail(id, signal) {
     );
   }
 
+  // Reads under way: news that come meanwhile may be newer than what is being read.
+  let reading = 0;
+
   async function load() {
+    reading++;
     try {
       const next = await get(`/mappings/${id}`, signal);
       if (mapping === null) {
@@ -129,6 +133,8 @@ function detail(id, signal) {
         return go("/mappings", { replace: true, force: true });
       }
       failed("Failed to load the mapping", error);
+    } finally {
+      reading--;
     }
   }
 
@@ -163,7 +169,9 @@ function detail(id, signal) {
   on("MappingsChanged", ({ ids }) => (!ids || ids.includes(id)) && reload(), signal);
   onReturn(load, signal);
   on("MappingStatusUpdate", (news) => {
-    if (mapping === null || news.mappingId !== id) return;
+    if (news.mappingId !== id) return;
+    if (reading > 0) reload();
+    if (mapping === null) return;
     mapping = { ...mapping, routeState: news.routeState ?? mapping.routeState, routeError: news.routeError ?? null, lastRequestAt: news.lastRequestAt ?? mapping.lastRequestAt };
     paint();
   }, signal);

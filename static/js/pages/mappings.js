@@ -110,7 +110,9 @@ export function page({ query, signal }) {
         mark(flip.button, "aria-label", `${next.enabled ? "Disable" : "Enable"} mapping ${next.name}`);
         mark(edit, "href", `/mappings/${next.id}`);
         mark(edit, "aria-label", `Edit ${next.name}`);
+        mark(edit, "title", `Edit ${next.name}`);
         mark(erase, "aria-label", `Delete ${next.name}`);
+        mark(erase, "title", `Delete ${next.name}`);
       },
     };
   }
@@ -178,13 +180,19 @@ export function page({ query, signal }) {
     };
   }
 
+  // Reads under way: news that come meanwhile may be newer than what is being read.
+  let reading = 0;
+
   async function load() {
+    reading++;
     try {
       all = await get("/mappings", signal);
       paint();
     } catch (error) {
       wait.hidden = true;
       failed("Failed to load mappings", error);
+    } finally {
+      reading--;
     }
   }
 
@@ -194,6 +202,7 @@ export function page({ query, signal }) {
   on("open", load, signal);
   onConnection(reload, signal);
   on("MappingStatusUpdate", (detail) => {
+    if (reading > 0) reload();
     const found = all?.find((mapping) => mapping.id === detail.mappingId);
     if (!found) return;
     swap({

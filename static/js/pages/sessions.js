@@ -1,7 +1,7 @@
 // Who is logged in, and ending that.
 
 import { ApiError, get, post, remove } from "../api.js";
-import { h, press, put } from "../dom.js";
+import { every, h, press, put } from "../dom.js";
 import { time } from "../format.js";
 import { ask } from "../parts/dialog.js";
 import { badge, panel, row, table } from "../parts/layout.js";
@@ -33,9 +33,14 @@ export function page({ signal }) {
     if (sure) ended();
   });
 
+  let shown = "";
+
   async function load() {
     try {
       const list = await get("/auth/sessions", signal);
+      const now = JSON.stringify(list);
+      if (now === shown) return;
+      shown = now;
       put(rows, list.map((one) => {
         const end = press("small", { "aria-label": `End the session of ${browser(one.userAgent)} at ${one.address ?? "an unknown address"}` }, "End");
         end.addEventListener("click", async () => {
@@ -48,14 +53,15 @@ export function page({ signal }) {
           }
           load();
         });
-        const name = h("td", { title: one.userAgent ?? "" }, browser(one.userAgent), one.current && badge("good", "THIS ONE"));
+        const name = h("td", { title: one.userAgent ?? "" }, browser(one.userAgent), " ", one.current && badge("good", "THIS ONE"));
         return row(name, one.address ?? "–", time(one.createdAt), time(one.usedAt, "ago"), time(one.expiresAt), end);
       }));
     } catch (error) {
-      if (!ApiError.gone(error)) failed("Failed to load the sessions", error);
+      if (!ApiError.gone(error) && shown === "") failed("Failed to load the sessions", error);
     }
   }
   load();
+  every(10_000, load, signal);
   const list = table("sessions", ["Browser", "Address", "Logged in", "Last renewed", "Ends", "Action"], rows);
   return settings("/settings/sessions", "Who is logged in to this Agent", all, panel("Sessions", null, list));
 }
