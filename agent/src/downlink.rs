@@ -15,14 +15,13 @@ use shared::streams::Lookup;
 
 use crate::agent::Core;
 use crate::asks::Asks;
-use crate::context::Context;
 use crate::events;
 use crate::history::RequestEntry;
 use crate::news::{self, News};
 use crate::session::Session;
 use crate::targets::{Found, Target};
 use crate::tunnel::Event;
-use crate::upstream::{Upstream, user_agent};
+use crate::upstream::{Context, Upstream, user_agent};
 
 /// The receiver of one Link.
 pub(crate) struct Downlink {

@@ -12,7 +12,6 @@ mod agent;
 mod asks;
 mod cli;
 pub mod config;
-mod context;
 pub mod control;
 mod dial;
 mod discover;

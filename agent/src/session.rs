@@ -9,8 +9,7 @@ use shared::reason::Reason;
 use shared::streams::{NoStream, Streams};
 use shared::threads::lock;
 
-use crate::context::Context;
-use crate::upstream::Upstream;
+use crate::upstream::{Context, Upstream};
 
 /// Streams accepted before the Gateway's `welcome` says how many there may be.
 const MOST_BEFORE_WELCOME: usize = 1;

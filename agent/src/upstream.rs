@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use shared::assembly::{Assembly, Turn};
 use shared::body::{Decoder, Encoder, Step};
+use shared::context::Outer;
 use shared::credit::{Level, RecvWindow, SendCredit};
 use shared::frame::{Frame, Open};
 use shared::head::{self, Framing, RequestHead};
@@ -32,7 +33,6 @@ use shared::threads::lock;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::agent::Core;
-use crate::context::Context;
 use crate::history::{Active, clip};
 use crate::session::Session;
 use crate::targets::Target;
@@ -59,6 +59,9 @@ const MAX_USER_AGENT: usize = 512;
 const MAX_LINE: usize = 512;
 /// A long request's bytes are told to the history in steps of this size.
 const PROGRESS: u64 = 1024 * 1024;
+
+/// Whom a thread has queued for.
+pub(crate) type Context = shared::context::Context<Upstream>;
 
 /// A connection to an upstream.
 pub(crate) struct Upstream {
@@ -143,6 +146,13 @@ struct Exchange {
     /// Bytes of request and response that the history knows of.
     counted: (u64, u64),
     _active: Active,
+}
+
+impl Outer for Upstream {
+    fn flush(self: &Arc<Self>, context: &mut Context) {
+        let mut inner = lock(&self.inner);
+        self.write(&mut inner, context);
+    }
 }
 
 impl Upstream {
@@ -246,7 +256,7 @@ impl Upstream {
         let accepted = match Upstream::from_pool(core, &target, exchange, outbox) {
             Ok(upstream) => {
                 let accepted = session.accept(open.stream, &upstream).inspect_err(|_| upstream.discard());
-                accepted.map(|()| context.touch_upstream(&upstream))
+                accepted.map(|()| context.touch(&upstream))
             }
             Err((exchange, outbox)) => {
                 let upstream = core
@@ -814,7 +824,7 @@ impl Upstream {
                     for part in parts {
                         inner.outbox.push(part);
                     }
-                    context.touch_upstream(self);
+                    context.touch(self);
                 }
             }
         }
@@ -847,7 +857,7 @@ impl Upstream {
     fn request_ends(self: &Arc<Self>, inner: &mut Inner, trailers: &[u8], context: &mut Context) {
         let Some(exchange) = &mut inner.exchange else { return };
         exchange.request_done = true;
-        context.touch_upstream(self);
+        context.touch(self);
         if exchange.raw || inner.deaf {
             return;
         }
@@ -929,12 +939,6 @@ impl Upstream {
             }
         }
         self.close(inner);
-    }
-
-    /// Sends what was queued by this thread.
-    pub(crate) fn flush(self: &Arc<Self>, context: &mut Context) {
-        let mut inner = lock(&self.inner);
-        self.write(&mut inner, context);
     }
 
     fn write(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {

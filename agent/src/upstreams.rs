@@ -8,8 +8,7 @@ use shared::monotime;
 use shared::poll::{Poller, Ready, Watcher};
 
 use crate::agent::Core;
-use crate::context::Context;
-use crate::upstream::{SCRATCH, Upstream};
+use crate::upstream::{Context, SCRATCH, Upstream};
 
 /// Note: the memory budget is used up.
 pub(crate) const OVER_BUDGET: usize = usize::MAX - 1;

@@ -10,9 +10,8 @@ use shared::credit::Level;
 use shared::monotime;
 use shared::poll::{Poller, Ready, Watcher};
 
-use crate::context::Context;
 use crate::gateway::Core;
-use crate::visitor::{SCRATCH, Visitor};
+use crate::visitor::{Context, SCRATCH, Visitor};
 
 /// Token of the listener.
 pub(crate) const LISTENER: usize = usize::MAX - 1;

@@ -10,7 +10,6 @@ mod answers;
 mod caddy;
 mod cli;
 pub mod config;
-mod context;
 mod desk;
 mod gateway;
 mod ingress;

@@ -29,10 +29,9 @@ use shared::streams::Streams;
 use shared::threads::lock;
 
 use crate::caddy::{Table, Tables};
-use crate::context::Context;
 use crate::landing::Page;
 use crate::routes::Routes;
-use crate::visitor::Visitor;
+use crate::visitor::{Context, Visitor};
 
 /// Most mappings of one Agent.
 const MAX_MAPPINGS: usize = 10_000;

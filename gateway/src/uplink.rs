@@ -9,11 +9,10 @@ use shared::link::{Link, Receiver};
 use shared::reason::Reason;
 use shared::streams::Lookup;
 
-use crate::context::Context;
 use crate::gateway::Core;
 use crate::questions;
 use crate::tunnels::Session;
-use crate::visitor::Visitor;
+use crate::visitor::{Context, Visitor};
 
 /// WebSocket close code with which Caddy cuts off what it carries when it is reloaded (RFC 6455 7.4.1).
 const GOING_AWAY: u16 = 1001;

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use shared::assembly::{Assembly, Turn};
 use shared::body::{Decoder, Encoder, Step};
+use shared::context::Outer;
 use shared::credit::{Level, RecvWindow, SendCredit};
 use shared::forwarded;
 use shared::frame::{Frame, Open};
@@ -35,7 +36,6 @@ use shared::threads::lock;
 use socket2::SockRef;
 
 use crate::answers::{self, Answer};
-use crate::context::Context;
 use crate::gateway::Core;
 use crate::own;
 use crate::tunnels::{Choice, Session};
@@ -58,6 +58,9 @@ const MAX_HELD: usize = 256;
 const HEAVY: u64 = 1024 * 1024;
 /// Data of this size goes to the socket at once, without being copied.
 const DIRECT: usize = 4 * 1024;
+
+/// Whom a thread has queued for.
+pub(crate) type Context = shared::context::Context<Visitor>;
 
 /// A visitor's connection.
 pub(crate) struct Visitor {
@@ -170,6 +173,13 @@ enum Begun {
     Kept,
     /// The connection is no longer ours.
     Gone,
+}
+
+impl Outer for Visitor {
+    fn flush(self: &Arc<Self>, context: &mut Context) {
+        let mut inner = lock(&self.inner);
+        self.write(&mut inner, context);
+    }
 }
 
 impl Visitor {
@@ -742,7 +752,7 @@ impl Visitor {
         }
         let (switched, done) = (exchange.raw, exchange.response_done);
         inner.outbox.push(&out);
-        context.touch_visitor(self);
+        context.touch(self);
         if done {
             self.close_stream(inner, None, context);
         }
@@ -814,7 +824,7 @@ impl Visitor {
                 for part in parts {
                     inner.outbox.push(part);
                 }
-                context.touch_visitor(self);
+                context.touch(self);
             }
         }
         if end {
@@ -846,7 +856,7 @@ impl Visitor {
     fn response_ends(self: &Arc<Self>, inner: &mut Inner, trailers: &[u8], context: &mut Context) {
         let Phase::Exchange(exchange) = &mut inner.phase else { return };
         exchange.response_done = true;
-        context.touch_visitor(self);
+        context.touch(self);
         if exchange.raw {
             return;
         }
@@ -925,7 +935,7 @@ impl Visitor {
         self.close_stream(inner, None, context);
         if answered {
             inner.after = After::Abort;
-            context.touch_visitor(self);
+            context.touch(self);
         } else {
             self.answer(inner, context, &answer, keep, is_head);
         }
@@ -966,7 +976,7 @@ impl Visitor {
         } else {
             inner.after = After::Close;
         }
-        context.touch_visitor(self);
+        context.touch(self);
     }
 
     fn refuse(
@@ -988,12 +998,6 @@ impl Visitor {
         inner.phase = Phase::Head;
         let keep = head.keep_alive && head.framing == Framing::None;
         self.answer(inner, context, &answer, keep, head.method == "HEAD");
-    }
-
-    /// Sends what was queued by this thread.
-    pub(crate) fn flush(self: &Arc<Self>, context: &mut Context) {
-        let mut inner = lock(&self.inner);
-        self.write(&mut inner, context);
     }
 
     fn write(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {

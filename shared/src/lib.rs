@@ -27,6 +27,7 @@ pub mod target;
 pub mod version;
 
 // With sockets and threads.
+pub mod context;
 pub mod link;
 pub mod monotime;
 pub mod os;

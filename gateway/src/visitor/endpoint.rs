@@ -10,9 +10,8 @@ use shared::head::{Framing, RequestHead};
 use shared::monotime;
 use shared::threads::lock;
 
-use super::{Begun, HEAD_TIME, Inner, Phase, Visitor};
+use super::{Begun, Context, HEAD_TIME, Inner, Phase, Visitor};
 use crate::answers::{self, Answer};
-use crate::context::Context;
 use crate::desk::Job;
 use crate::own::{self, Own, Task};
 
@@ -60,7 +59,7 @@ impl Visitor {
             Own::Later(task) => {
                 if head.expect_continue {
                     inner.outbox.push(b"HTTP/1.1 100 Continue\r\n\r\n");
-                    context.touch_visitor(self);
+                    context.touch(self);
                 }
                 self.deadline.store(monotime::micros() + HEAD_TIME, Relaxed);
                 inner.phase = Phase::Own(Box::new(OwnRequest {
