@@ -18,7 +18,7 @@ use std::time::Duration;
 use shared::assembly::{Assembly, Turn};
 use shared::body::{Decoder, Encoder, Step};
 use shared::context::Outer;
-use shared::credit::{Level, RecvWindow, SendCredit};
+use shared::credit::{Held, Level, RecvWindow, SendCredit};
 use shared::frame::{Frame, Open};
 use shared::head::{self, Framing, RequestHead};
 use shared::link::Link;
@@ -82,12 +82,11 @@ struct Inner {
     readable: bool,
     closing: bool,
     outbox: Outbox,
-    held: usize,
+    held: Held,
     /// It served a Stream before, so the upstream may have closed it meanwhile.
     reused: bool,
     /// Writing failed: the request is lost, but an answer may have been sent before.
     deaf: bool,
-    last_taken: u64,
 }
 
 enum Phase {
@@ -177,10 +176,9 @@ impl Upstream {
                 readable: false,
                 closing: false,
                 outbox,
-                held: 0,
+                held: Held::new(now),
                 reused: false,
                 deaf: false,
-                last_taken: now,
             }),
         }
     }
@@ -972,17 +970,9 @@ impl Upstream {
         let early = inner.exchange.as_ref().map_or(0, |e| e.assembly.held());
         let waiting = inner.outbox.len() + early;
         let budget = &self.core.budget;
-        if waiting > inner.held {
-            if budget.hold(waiting - inner.held) == Level::Full {
-                self.core.over_budget();
-            }
-        } else {
-            budget.release(inner.held - waiting);
+        if inner.held.set(waiting, budget, monotime::micros) {
+            self.core.over_budget();
         }
-        if waiting < inner.held || inner.held == 0 {
-            inner.last_taken = monotime::micros();
-        }
-        inner.held = waiting;
         let Some(exchange) = &mut inner.exchange else { return };
         let waiting = waiting - early;
         let still = exchange.unconsumed.min(waiting);
@@ -1045,7 +1035,7 @@ impl Upstream {
             exchange.leave();
             self.core.served(&exchange.summary(&self.target));
         }
-        self.core.budget.release(std::mem::take(&mut inner.held));
+        inner.held.clear(&self.core.budget);
         inner.outbox.clear();
         inner.pending = Vec::new();
         inner.wire = None;
@@ -1087,8 +1077,7 @@ impl Upstream {
 
     /// Bytes waiting for this upstream, and since when it has taken none.
     pub(crate) fn backlog(&self) -> (usize, u64) {
-        let inner = lock(&self.inner);
-        (inner.held, inner.last_taken)
+        lock(&self.inner).held.stalled()
     }
 
     /// Cuts the Stream off: its backlog is needed for others.

@@ -21,7 +21,7 @@ use std::time::Duration;
 use shared::assembly::{Assembly, Turn};
 use shared::body::{Decoder, Encoder, Step};
 use shared::context::Outer;
-use shared::credit::{Level, RecvWindow, SendCredit};
+use shared::credit::{Held, Level, RecvWindow, SendCredit};
 use shared::forwarded;
 use shared::frame::{Frame, Open};
 use shared::head::{self, Framing, HopConnection, RequestHead, Version};
@@ -84,15 +84,13 @@ struct Inner {
     /// The kernel said that the visitor closed at least his sending half.
     closing: bool,
     outbox: Outbox,
-    /// Bytes of the outbox that the budget knows of.
-    held: usize,
+    /// Bytes that wait for the visitor, as the budget knows.
+    held: Held,
     after: After,
     /// When the request began.
     since: u64,
     /// Until when the request may be held; 0 when it has not been.
     hold_until: u64,
-    /// When the socket last took a byte, or the outbox began to fill.
-    last_taken: u64,
     /// A request has been read.
     asked: bool,
 }
@@ -198,11 +196,10 @@ impl Visitor {
                 readable: false,
                 closing: false,
                 outbox: Outbox::new(),
-                held: 0,
+                held: Held::new(now),
                 after: After::Nothing,
                 since: now,
                 hold_until: 0,
-                last_taken: now,
                 asked: false,
             }),
         }
@@ -1019,17 +1016,9 @@ impl Visitor {
         };
         let waiting = inner.outbox.len() + early;
         let budget = &self.core.budget;
-        if waiting > inner.held {
-            if budget.hold(waiting - inner.held) == Level::Full {
-                self.core.over_budget();
-            }
-        } else {
-            budget.release(inner.held - waiting);
+        if inner.held.set(waiting, budget, monotime::micros) {
+            self.core.over_budget();
         }
-        if waiting < inner.held || inner.held == 0 {
-            inner.last_taken = monotime::micros();
-        }
-        inner.held = waiting;
         if let Phase::Exchange(exchange) = &mut inner.phase {
             let still = exchange.unconsumed.min(waiting - early);
             let taken = exchange.unconsumed - still;
@@ -1121,7 +1110,7 @@ impl Visitor {
             Phase::Held => drop(self.core.held.fetch_sub(1, Relaxed)),
             _ => {}
         }
-        self.core.budget.release(std::mem::take(&mut inner.held));
+        inner.held.clear(&self.core.budget);
         inner.outbox.clear();
         inner.pending = Vec::new();
         if !reset {
@@ -1160,7 +1149,7 @@ impl Visitor {
             }
             Phase::Exchange(exchange) => {
                 let stream = exchange.stream;
-                let stalled = inner.held > 0 || exchange.response_done;
+                let stalled = inner.held.bytes() > 0 || exchange.response_done;
                 if exchange.open {
                     let frame =
                         Frame::Reset { stream, reason: Reason::IdleTimeout, text: "no byte for 5 minutes" };
@@ -1188,8 +1177,7 @@ impl Visitor {
     /// Bytes waiting for this visitor, and since when he has taken none; for choosing whom to cut off when the
     /// memory budget is used up.
     pub(crate) fn backlog(&self) -> (usize, u64) {
-        let inner = lock(&self.inner);
-        (inner.held, inner.last_taken)
+        lock(&self.inner).held.stalled()
     }
 
     /// Cuts the visitor off: his backlog is needed for others.
@@ -1201,7 +1189,7 @@ impl Visitor {
             log::warn!(
                 "{} cut off: {} bytes wait for a visitor who does not read",
                 exchange.request_id,
-                inner.held
+                inner.held.bytes()
             );
         }
         self.close_stream(inner, Some((Reason::TooManyStreams, "memory budget used up")), context);

@@ -191,6 +191,51 @@ impl Budget {
     }
 }
 
+/// What one outer socket has of the [`Budget`]: bytes that wait for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    bytes: usize,
+    /// When the socket last took a byte, or bytes began to wait.
+    since: u64,
+}
+
+impl Held {
+    /// Nothing waits.
+    pub fn new(now: u64) -> Held {
+        Held { bytes: 0, since: now }
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes that wait, and since when the socket has taken none: whom to cut off when the budget is used up.
+    pub fn stalled(&self) -> (usize, u64) {
+        (self.bytes, self.since)
+    }
+
+    /// `bytes` wait now; tells the budget, and whether its limit is passed by that. `now` is asked when it matters.
+    pub fn set(&mut self, bytes: usize, budget: &Budget, now: impl FnOnce() -> u64) -> bool {
+        let mut full = false;
+        if bytes > self.bytes {
+            full = budget.hold(bytes - self.bytes) == Level::Full;
+        } else {
+            budget.release(self.bytes - bytes);
+        }
+        if bytes < self.bytes || self.bytes == 0 {
+            self.since = now();
+        }
+        self.bytes = bytes;
+        full
+    }
+
+    /// The socket is closed: nothing waits any more.
+    pub fn clear(&mut self, budget: &Budget) {
+        budget.release(std::mem::take(&mut self.bytes));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -247,6 +292,21 @@ mod tests {
         assert_eq!(budget.hold(500), Level::Full);
         budget.release(1001);
         assert_eq!(budget.level(), Level::Easy);
+    }
+
+    #[test]
+    fn what_waits_is_counted_once_and_stalls_from_when_nothing_was_taken() {
+        let budget = Budget::new(1000);
+        let mut held = Held::new(1);
+        assert!(!held.set(600, &budget, || 2));
+        assert_eq!(held.stalled(), (600, 2));
+        assert!(held.set(1000, &budget, || unreachable!("more came, nothing was taken")));
+        assert_eq!(held.stalled(), (1000, 2));
+        assert!(!held.set(400, &budget, || 3));
+        assert_eq!((held.stalled(), budget.held()), ((400, 3), 400));
+        held.clear(&budget);
+        held.clear(&budget);
+        assert_eq!((held.bytes(), budget.held()), (0, 0));
     }
 
     proptest! {
