@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use shared::assembly::{Assembly, Turn};
 use shared::body::{Decoder, Encoder, Step};
-use shared::context::Outer;
 use shared::credit::{Held, Level, RecvWindow, SendCredit};
 use shared::frame::{Frame, Open};
 use shared::head::{self, Framing, RequestHead};
@@ -26,6 +25,7 @@ use shared::mapping::{Mapping, UpstreamHost};
 use shared::metrics::Requests;
 use shared::monotime;
 use shared::outbox::Outbox;
+use shared::outer::Outer;
 use shared::reason::Reason;
 use shared::spread::{Place, Spread};
 use shared::target;
@@ -151,6 +151,15 @@ impl Outer for Upstream {
     fn flush(self: &Arc<Self>, context: &mut Context) {
         let mut inner = lock(&self.inner);
         self.write(&mut inner, context);
+    }
+
+    fn stalled(&self) -> (usize, u64) {
+        lock(&self.inner).held.stalled()
+    }
+
+    fn evict(self: &Arc<Self>, context: &mut Context) {
+        let mut inner = lock(&self.inner);
+        self.fail(&mut inner, Reason::TooManyStreams, "the agent's memory budget is used up", context);
     }
 }
 
@@ -1073,17 +1082,6 @@ impl Upstream {
             Phase::Idle => self.close(&mut inner),
             Phase::Closed => {}
         }
-    }
-
-    /// Bytes waiting for this upstream, and since when it has taken none.
-    pub(crate) fn backlog(&self) -> (usize, u64) {
-        lock(&self.inner).held.stalled()
-    }
-
-    /// Cuts the Stream off: its backlog is needed for others.
-    pub(crate) fn evict(self: &Arc<Self>, context: &mut Context) {
-        let mut inner = lock(&self.inner);
-        self.fail(&mut inner, Reason::TooManyStreams, "the agent's memory budget is used up", context);
     }
 
     /// The daemon stops.

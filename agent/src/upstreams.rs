@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use shared::credit::Level;
 use shared::monotime;
+use shared::outer::make_room;
 use shared::poll::{Poller, Ready, Watcher};
 
 use crate::agent::Core;
@@ -45,23 +45,6 @@ impl Upstreams {
             upstream.defect(context);
         }
     }
-
-    /// Cuts off the Streams whose upstreams have not read for longest, until a tenth of the budget is free.
-    fn make_room(&mut self) {
-        let budget = &self.core.budget;
-        if budget.level() < Level::Full {
-            return;
-        }
-        let all = self.core.upstreams.all().into_iter().map(|upstream| (upstream.backlog(), upstream));
-        let mut stalled: Vec<_> = all.filter(|((bytes, _), _)| *bytes > 0).collect();
-        stalled.sort_by_key(|((_, since), _)| *since);
-        for (_, upstream) in stalled {
-            if budget.held() < budget.limit() / 10 * 9 {
-                break;
-            }
-            upstream.evict(&mut self.context);
-        }
-    }
 }
 
 impl Watcher for Upstreams {
@@ -73,7 +56,8 @@ impl Watcher for Upstreams {
 
     fn resume(&mut self, token: usize) {
         if token == OVER_BUDGET {
-            return self.make_room();
+            let core = &self.core;
+            return make_room(&core.budget, || core.upstreams.all(), &mut self.context);
         }
         self.guarded(token, |upstream, context, scratch| upstream.resume(context, scratch));
     }

@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use shared::credit::Level;
 use shared::monotime;
+use shared::outer::make_room;
 use shared::poll::{Poller, Ready, Watcher};
 
 use crate::gateway::Core;
@@ -114,29 +114,6 @@ impl Ingress {
             visitor.stop(context);
         }
     }
-
-    /// Cuts off the visitors that have not read for longest, until a tenth of the budget is free.
-    fn make_room(&mut self) {
-        let budget = &self.core.budget;
-        if budget.level() < Level::Full {
-            return;
-        }
-        let mut stalled: Vec<_> = self
-            .core
-            .visitors
-            .all()
-            .into_iter()
-            .map(|visitor| (visitor.backlog(), visitor))
-            .filter(|((bytes, _), _)| *bytes > 0)
-            .collect();
-        stalled.sort_by_key(|((_, since), _)| *since);
-        for (_, visitor) in stalled {
-            if budget.held() < budget.limit() / 10 * 9 {
-                break;
-            }
-            visitor.evict(&mut self.context);
-        }
-    }
 }
 
 impl Watcher for Ingress {
@@ -153,7 +130,9 @@ impl Watcher for Ingress {
     fn resume(&mut self, token: usize) {
         match token {
             LISTENER => self.accept(),
-            OVER_BUDGET => self.make_room(),
+            OVER_BUDGET => {
+                make_room(&self.core.budget, || self.core.visitors.all(), &mut self.context);
+            }
             CLOSE => {
                 // What waits in the kernel would go down with the socket.
                 self.accept();

@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use shared::assembly::{Assembly, Turn};
 use shared::body::{Decoder, Encoder, Step};
-use shared::context::Outer;
 use shared::credit::{Held, Level, RecvWindow, SendCredit};
 use shared::forwarded;
 use shared::frame::{Frame, Open};
@@ -29,6 +28,7 @@ use shared::link::Link;
 use shared::metrics::{Done, Requests};
 use shared::monotime;
 use shared::outbox::Outbox;
+use shared::outer::Outer;
 use shared::reason::Reason;
 use shared::spread::{Place, Spread};
 use shared::streams::NoStream;
@@ -177,6 +177,25 @@ impl Outer for Visitor {
     fn flush(self: &Arc<Self>, context: &mut Context) {
         let mut inner = lock(&self.inner);
         self.write(&mut inner, context);
+    }
+
+    fn stalled(&self) -> (usize, u64) {
+        lock(&self.inner).held.stalled()
+    }
+
+    fn evict(self: &Arc<Self>, context: &mut Context) {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        if let Phase::Exchange(exchange) = &mut inner.phase {
+            exchange.failed.get_or_insert(Reason::TooManyStreams);
+            log::warn!(
+                "{} cut off: {} bytes wait for a visitor who does not read",
+                exchange.request_id,
+                inner.held.bytes()
+            );
+        }
+        self.close_stream(inner, Some((Reason::TooManyStreams, "memory budget used up")), context);
+        self.abort(inner, context);
     }
 }
 
@@ -1172,28 +1191,6 @@ impl Visitor {
             Phase::Linger | Phase::Own(_) => self.close(inner, false),
             Phase::Closed => {}
         }
-    }
-
-    /// Bytes waiting for this visitor, and since when he has taken none; for choosing whom to cut off when the
-    /// memory budget is used up.
-    pub(crate) fn backlog(&self) -> (usize, u64) {
-        lock(&self.inner).held.stalled()
-    }
-
-    /// Cuts the visitor off: his backlog is needed for others.
-    pub(crate) fn evict(self: &Arc<Self>, context: &mut Context) {
-        let mut inner = lock(&self.inner);
-        let inner = &mut *inner;
-        if let Phase::Exchange(exchange) = &mut inner.phase {
-            exchange.failed.get_or_insert(Reason::TooManyStreams);
-            log::warn!(
-                "{} cut off: {} bytes wait for a visitor who does not read",
-                exchange.request_id,
-                inner.held.bytes()
-            );
-        }
-        self.close_stream(inner, Some((Reason::TooManyStreams, "memory budget used up")), context);
-        self.abort(inner, context);
     }
 
     /// It has been accepted, and its first request is on its way: nobody was told that we stop.

@@ -6,12 +6,7 @@
 use std::sync::Arc;
 
 use crate::link::Link;
-
-/// The socket at a Stream's outer end: a visitor's on the Gateway, an upstream's on the Agent.
-pub trait Outer: Sized {
-    /// Sends what was queued for it, as far as it takes that now. Leads to Credit for Links, which `context` notes.
-    fn flush(self: &Arc<Self>, context: &mut Context<Self>);
-}
+use crate::outer::Outer;
 
 /// Notes of one thread: a poller's, a Link's reader, or one that did something for them.
 #[derive(Debug)]

@@ -32,6 +32,7 @@ pub mod link;
 pub mod monotime;
 pub mod os;
 pub mod outbox;
+pub mod outer;
 pub mod poll;
 pub mod spread;
 pub mod threads;
