@@ -15,9 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shared::assembly::{Assembly, Turn};
-use shared::body::{Decoder, Encoder, Step};
-use shared::credit::{Held, Level, RecvWindow, SendCredit};
+use shared::assembly::Turn;
+use shared::credit::{Held, Level};
 use shared::frame::{Frame, Open};
 use shared::head::{self, Framing, RequestHead};
 use shared::link::Link;
@@ -27,7 +26,8 @@ use shared::monotime;
 use shared::outbox::Outbox;
 use shared::outer::Outer;
 use shared::reason::Reason;
-use shared::spread::{Place, Spread};
+use shared::spread::Place;
+use shared::stream::{Sent, Stream};
 use shared::target;
 use shared::threads::lock;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -49,8 +49,6 @@ const ADDRESS_TIME: u64 = 3_000_000;
 const IDLE_TIME: u64 = 299_000_000;
 /// An idle connection is kept for this long, or for what the upstream says.
 const POOL_TIME: u64 = 30_000_000;
-/// Data of this size goes to the socket at once, without being copied.
-const DIRECT: usize = 4 * 1024;
 
 /// Bytes of a request's target and of its user agent that are remembered.
 const MAX_TARGET: usize = 4096;
@@ -106,9 +104,8 @@ enum Phase {
 
 struct Exchange {
     session: Arc<Session>,
-    link: Arc<Link>,
-    stream: u32,
-    open: bool,
+    /// It receives the request, and sends the answer.
+    stream: Stream,
     request_id: String,
     visitor: String,
     method: String,
@@ -119,25 +116,10 @@ struct Exchange {
     again: Option<Vec<u8>>,
     upgrade: bool,
     started: u64,
-    // Gateway to upstream.
-    encoder: Encoder,
-    window: RecvWindow,
-    assembly: Assembly,
-    /// Trailers that came before the last bytes of the body.
-    late_trailers: Vec<u8>,
-    unconsumed: usize,
-    request_done: bool,
-    request_bytes: u64,
-    // Upstream to Gateway.
+    /// Of the answer; 0 until its head has come.
     status: u16,
-    decoder: Decoder,
-    raw: bool,
-    credit: SendCredit,
-    spread: Spread,
     keep_alive: bool,
     pool_time: u64,
-    response_done: bool,
-    response_bytes: u64,
     half_closed: bool,
     failed: Option<Reason>,
     /// In the words of whoever noticed.
@@ -221,12 +203,13 @@ impl Upstream {
         let mut bytes = Vec::with_capacity(open.head.len() + 128);
         let host = host_header(&target, &head);
         head::write_upstream_request(&head, &host, framing == Framing::Chunked, open.upgrade, &mut bytes);
+        let mut stream = Stream::new(link, open.stream, open.credit, session.request_credit());
+        stream.receiving.frame(framing);
+        stream.receiving.done = !open.body && !open.upgrade;
         let idempotent = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
         let exchange = Box::new(Exchange {
             session: Arc::clone(session),
-            link: Arc::clone(link),
-            stream: open.stream,
-            open: true,
+            stream,
             request_id: open.request_id.to_owned(),
             visitor: open.visitor.to_owned(),
             method: head.method.to_owned(),
@@ -235,22 +218,9 @@ impl Upstream {
             again: (idempotent && framing == Framing::None).then(|| bytes.clone()),
             upgrade: open.upgrade,
             started: monotime::micros(),
-            encoder: Encoder::new(framing),
-            window: RecvWindow::new(session.request_credit()),
-            assembly: Assembly::default(),
-            late_trailers: Vec::new(),
-            unconsumed: 0,
-            request_done: !open.body && !open.upgrade,
-            request_bytes: 0,
             status: 0,
-            decoder: Decoder::new(Framing::None),
-            raw: false,
-            credit: SendCredit::new(open.credit),
-            spread: Spread::new(link, open.stream),
             keep_alive: false,
             pool_time: POOL_TIME,
-            response_done: false,
-            response_bytes: 0,
             half_closed: false,
             failed: None,
             failure: String::new(),
@@ -286,7 +256,7 @@ impl Upstream {
     fn discard(self: &Arc<Self>) {
         let mut inner = lock(&self.inner);
         if let Some(exchange) = inner.exchange.take() {
-            exchange.link.stream_ends();
+            exchange.stream.link().stream_ends();
         }
         self.close(&mut inner);
     }
@@ -503,9 +473,9 @@ impl Upstream {
             let mut place = None;
             let wanted = match (&inner.phase, &inner.exchange) {
                 (Phase::Exchange, Some(e)) if e.status == 0 => scratch.len(),
-                (Phase::Exchange, Some(e)) if !e.response_done && e.credit.left() > 0 => {
-                    place = e.spread.place(self.token, || e.session.links());
-                    place.as_ref().map_or(0, |place| place.room.min(e.credit.left()))
+                (Phase::Exchange, Some(e)) if !e.stream.sending.done => {
+                    place = e.stream.place(self.token, || e.session.links());
+                    place.as_ref().map_or(0, |place| place.room)
                 }
                 // The end, or bytes that nobody asked for.
                 (Phase::Idle, _) => scratch.len(),
@@ -599,7 +569,7 @@ impl Upstream {
             // It answered: whatever happens now, the request must not be sent again.
             exchange.again = None;
             self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-            let stream = exchange.stream;
+            let stream = exchange.stream.number();
             let mut out = Vec::with_capacity(len + 64);
             head::write_tunnel_response(&head, &mut out);
             if head.status == 101 {
@@ -608,13 +578,10 @@ impl Upstream {
                     self.fail(inner, Reason::UpstreamInvalid, text, context);
                     return bytes.len();
                 }
-                exchange.raw = true;
+                exchange.stream.switch();
                 exchange.status = 101;
-                exchange.link.first(
-                    stream,
-                    &Frame::Head { stream, body: false, switched: true, interim: false, head: &out },
-                );
-                context.touch_link(&exchange.link);
+                let head = Frame::Head { stream, body: false, switched: true, interim: false, head: &out };
+                exchange.stream.first(&head, context);
                 self.deadline.store(u64::MAX, Relaxed);
                 if let Some(wire) = &inner.wire {
                     keep_alive_probes(wire.socket());
@@ -622,17 +589,14 @@ impl Upstream {
                 return used;
             }
             if head.status < 200 {
-                exchange.link.first(
-                    stream,
-                    &Frame::Head { stream, body: false, switched: false, interim: true, head: &out },
-                );
-                context.touch_link(&exchange.link);
+                let head = Frame::Head { stream, body: false, switched: false, interim: true, head: &out };
+                exchange.stream.first(&head, context);
                 continue;
             }
             let body = !matches!(head.framing, Framing::None | Framing::Length(0));
             if exchange.upgrade {
                 exchange.upgrade = false;
-                exchange.request_done = true;
+                exchange.stream.receiving.done = true;
             }
             exchange.status = head.status;
             exchange.keep_alive = head.keep_alive;
@@ -640,19 +604,17 @@ impl Upstream {
                 // A second early: the upstream's clock starts before ours.
                 exchange.pool_time = POOL_TIME.min(u64::from(seconds.saturating_sub(1)) * 1_000_000);
             }
-            exchange.decoder = Decoder::new(head.framing);
-            exchange
-                .link
-                .first(stream, &Frame::Head { stream, body, switched: false, interim: false, head: &out });
-            context.touch_link(&exchange.link);
+            exchange.stream.sending.frame(head.framing);
+            let head = Frame::Head { stream, body, switched: false, interim: false, head: &out };
+            exchange.stream.first(&head, context);
             if !body {
-                exchange.response_done = true;
+                exchange.stream.sending.done = true;
                 let more = bytes.len() > used;
                 self.finish(inner, more, context);
                 return bytes.len();
             }
             // What of the body is here already, as far as Credit and the Link allow.
-            let room = exchange.link.room_or_wait(stream, self.token).min(exchange.credit.left());
+            let room = exchange.stream.room_at_home(self.token);
             let now = &bytes[used..];
             let now = &now[..now.len().min(room)];
             if !now.is_empty() {
@@ -672,76 +634,39 @@ impl Upstream {
         bytes: &[u8],
     ) -> usize {
         let Some(exchange) = &mut inner.exchange else { return bytes.len() };
-        let home = exchange.spread.home_place();
-        let place = place.unwrap_or(&home);
         exchange.note_progress(&self.core, &self.target);
-        if exchange.raw {
-            exchange.send_data(place, bytes, false, context);
-            return bytes.len();
+        if !exchange.stream.is_raw() {
+            self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
         }
-        self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-        let mut used = 0;
-        let mut data: Option<&[u8]> = None;
-        loop {
-            match exchange.decoder.decode(&bytes[used..]) {
-                Ok(Step::Data { used: n, data: piece }) => {
-                    used += n;
-                    if let Some(piece) = data.replace(piece) {
-                        exchange.send_data(place, piece, false, context);
-                    }
+        match exchange.stream.send(place, bytes, context) {
+            Sent::More => {}
+            Sent::End(used) => {
+                let more = bytes.len() > used;
+                self.finish(inner, more, context);
+            }
+            Sent::Fault(fault, before) => {
+                // What came before the fault is the visitor's.
+                if let Some(piece) = before {
+                    exchange.stream.put(place, piece, false, context);
                 }
-                Ok(Step::More { used: n }) => {
-                    used += n;
-                    if let Some(piece) = data {
-                        exchange.send_data(place, piece, false, context);
-                    }
-                    return used;
-                }
-                Ok(Step::End { used: n, trailers }) => {
-                    used += n;
-                    exchange.response_done = true;
-                    match trailers {
-                        Some(trailers) => {
-                            if let Some(piece) = data {
-                                exchange.send_data(place, piece, false, context);
-                            }
-                            let at = exchange.spread.position();
-                            let frame = Frame::End { stream: exchange.stream, at, trailers: &trailers };
-                            exchange.link.last(exchange.stream, &frame);
-                            context.touch_link(&exchange.link);
-                        }
-                        None => exchange.send_data(place, data.unwrap_or_default(), true, context),
-                    }
-                    let more = bytes.len() > used;
-                    self.finish(inner, more, context);
-                    return bytes.len();
-                }
-                Err(fault) => {
-                    // What came before the fault is the visitor's.
-                    if let Some(piece) = data {
-                        exchange.send_data(place, piece, false, context);
-                    }
-                    self.fail(inner, Reason::UpstreamInvalid, &fault.to_string(), context);
-                    return bytes.len();
-                }
+                self.fail(inner, Reason::UpstreamInvalid, &fault.to_string(), context);
             }
         }
+        bytes.len()
     }
 
     /// The upstream closed its sending half.
     fn end_of_input(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
         let Some(exchange) = &mut inner.exchange else { return self.close(inner) };
-        if exchange.raw {
-            exchange.response_done = true;
-            context.touch_link(exchange.spread.end());
+        if exchange.stream.is_raw() {
+            exchange.stream.end(context);
             if exchange.half_closed {
                 self.finish(inner, true, context);
             }
             return;
         }
-        if exchange.status != 0 && exchange.decoder.at_eof().is_ok() {
-            exchange.response_done = true;
-            context.touch_link(exchange.spread.end());
+        if exchange.status != 0 && exchange.stream.sending.may_end_here() {
+            exchange.stream.end(context);
             return self.finish(inner, true, context);
         }
         self.broke(inner, "it closed the connection", context);
@@ -759,7 +684,7 @@ impl Upstream {
         self.close(inner);
         let mut outbox = Outbox::new();
         outbox.push(exchange.again.as_deref().unwrap_or_default());
-        let (session, stream) = (Arc::clone(&exchange.session), exchange.stream);
+        let (session, stream) = (Arc::clone(&exchange.session), exchange.stream.number());
         let target = Arc::clone(&self.target);
         let mut exchange = exchange;
         exchange.again = None;
@@ -783,17 +708,11 @@ impl Upstream {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
         let Some(exchange) = exchange_of(&mut inner.exchange, stream) else { return Ok(()) };
-        exchange.window.arrived(bytes.len()).map_err(|over| {
-            format!("{} bytes on stream {stream} where {} were allowed", over.sent, over.allowed)
-        })?;
-        if exchange.request_done {
-            return Err(format!("data on stream {stream} after its end"));
-        }
-        match exchange.assembly.arrive(at, bytes, end)? {
+        match exchange.stream.arrive(at, bytes, end)? {
             Turn::Now => self.deliver(inner, bytes, end, context),
             Turn::Later => self.wrote(inner, context),
         }
-        while let Some((bytes, end)) = inner.exchange.as_mut().and_then(|e| e.assembly.pop()) {
+        while let Some((bytes, end)) = inner.exchange.as_mut().and_then(|e| e.stream.receiving.pop()) {
             self.deliver(inner, &bytes, end, context);
         }
         Ok(())
@@ -802,36 +721,23 @@ impl Upstream {
     /// Bytes of the request whose turn it is.
     fn deliver(self: &Arc<Self>, inner: &mut Inner, bytes: &[u8], end: bool, context: &mut Context) {
         let Some(exchange) = &mut inner.exchange else { return };
-        if !exchange.raw {
+        if !exchange.stream.is_raw() {
             self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-            if exchange.encoder.account(bytes.len() as u64).is_err() {
-                return self.fail(inner, Reason::Protocol, "more bytes than the request declared", context);
-            }
         }
-        exchange.request_bytes += bytes.len() as u64;
+        if exchange.stream.count(bytes.len()).is_err() {
+            return self.fail(inner, Reason::Protocol, "more bytes than the request declared", context);
+        }
         exchange.note_progress(&self.core, &self.target);
-        exchange.unconsumed += bytes.len();
         if inner.deaf {
             self.wrote(inner, context);
         } else if !bytes.is_empty() {
-            let prefix = exchange.encoder.prefix(bytes.len());
-            let parts: [&[u8]; 3] = if exchange.raw {
-                [b"", bytes, b""]
-            } else {
-                [prefix.as_ref(), bytes, exchange.encoder.suffix()]
-            };
-            match &mut inner.wire {
-                Some(wire) if bytes.len() >= DIRECT && matches!(inner.phase, Phase::Exchange) => {
-                    if let Err(e) = inner.outbox.write_with(wire, &parts) {
-                        self.write_failed(inner, &e);
-                    }
+            let wire = inner.wire.as_mut().filter(|_| matches!(inner.phase, Phase::Exchange));
+            match exchange.stream.pass(bytes, &mut inner.outbox, wire) {
+                Ok(true) => self.wrote(inner, context),
+                Ok(false) => context.touch(self),
+                Err(e) => {
+                    self.write_failed(inner, &e);
                     self.wrote(inner, context);
-                }
-                _ => {
-                    for part in parts {
-                        inner.outbox.push(part);
-                    }
-                    context.touch(self);
                 }
             }
         }
@@ -850,12 +756,10 @@ impl Upstream {
     ) -> Result<(), String> {
         let mut inner = lock(&self.inner);
         let Some(exchange) = exchange_of(&mut inner.exchange, stream) else { return Ok(()) };
-        if exchange.request_done {
+        if exchange.stream.receiving.done {
             return Err(format!("a second end on stream {stream}"));
         }
-        if exchange.assembly.arrive(at, b"", true)? == Turn::Later {
-            exchange.late_trailers = trailers.to_vec();
-        } else {
+        if exchange.stream.arrive_end(at, trailers)? == Turn::Now {
             self.request_ends(&mut inner, trailers, context);
         }
         Ok(())
@@ -863,18 +767,11 @@ impl Upstream {
 
     fn request_ends(self: &Arc<Self>, inner: &mut Inner, trailers: &[u8], context: &mut Context) {
         let Some(exchange) = &mut inner.exchange else { return };
-        exchange.request_done = true;
         context.touch(self);
-        if exchange.raw || inner.deaf {
-            return;
-        }
-        let late = std::mem::take(&mut exchange.late_trailers);
-        let trailers = if trailers.is_empty() { &late } else { trailers };
-        let mut out = Vec::new();
-        if exchange.encoder.finish((!trailers.is_empty()).then_some(trailers), &mut out).is_err() {
+        if inner.deaf {
+            exchange.stream.receiving.done = true;
+        } else if exchange.stream.finish(trailers, &mut inner.outbox).is_err() {
             self.fail(inner, Reason::Protocol, "fewer bytes than the request declared", context);
-        } else {
-            inner.outbox.push(&out);
         }
     }
 
@@ -897,10 +794,10 @@ impl Upstream {
     pub(crate) fn abandon_on_link(self: &Arc<Self>, stream: u32, link: &Arc<Link>, context: &mut Context) {
         let mut inner = lock(&self.inner);
         let Some(exchange) = exchange_of(&mut inner.exchange, stream) else { return };
-        if Arc::ptr_eq(&exchange.link, link) {
+        if Arc::ptr_eq(exchange.stream.link(), link) {
             drop(inner);
             self.abandon(stream, Reason::LinkLost);
-        } else if exchange.spread.uses(link) {
+        } else if exchange.stream.uses(link) {
             self.fail(&mut inner, Reason::LinkLost, "a link that carried a part of it was lost", context);
         }
     }
@@ -914,31 +811,25 @@ impl Upstream {
     /// A Link's reader: more may be sent.
     pub(crate) fn credit(self: &Arc<Self>, stream: u32, bytes: u32) {
         let mut inner = lock(&self.inner);
-        if let Some(exchange) = exchange_of(&mut inner.exchange, stream) {
-            let dry = exchange.credit.left() == 0;
-            exchange.credit.grant(bytes);
-            exchange.spread.granted();
-            if dry {
-                self.core.poller.resume(self.token);
-            }
+        let exchange = exchange_of(&mut inner.exchange, stream);
+        if exchange.is_some_and(|exchange| exchange.stream.granted(bytes)) {
+            self.core.poller.resume(self.token);
         }
     }
 
     /// Ends the Stream, tells the Gateway why, and closes the connection.
     fn fail(self: &Arc<Self>, inner: &mut Inner, reason: Reason, text: &str, context: &mut Context) {
         if let Some(exchange) = &mut inner.exchange
-            && exchange.open
+            && exchange.stream.is_open()
         {
             exchange.failed = Some(reason);
             text.clone_into(&mut exchange.failure);
-            let frame = Frame::Reset { stream: exchange.stream, reason, text };
             if exchange.status == 0 {
-                exchange.link.reset(exchange.stream, &frame);
+                exchange.stream.reset(reason, text, context);
             } else {
                 // Behind what the upstream did send.
-                exchange.link.last(exchange.stream, &frame);
+                exchange.stream.reset_last(reason, text, context);
             }
-            context.touch_link(&exchange.link);
             exchange.leave();
             if reason != Reason::VisitorGone {
                 let line = clip(&exchange.line, MAX_LINE);
@@ -976,7 +867,7 @@ impl Upstream {
 
     /// Accounts for what the socket took, and goes on with what waited for it.
     fn wrote(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
-        let early = inner.exchange.as_ref().map_or(0, |e| e.assembly.held());
+        let early = inner.exchange.as_ref().map_or(0, |e| e.stream.receiving.early());
         let waiting = inner.outbox.len() + early;
         let budget = &self.core.budget;
         if inner.held.set(waiting, budget, monotime::micros) {
@@ -984,18 +875,13 @@ impl Upstream {
         }
         let Some(exchange) = &mut inner.exchange else { return };
         let waiting = waiting - early;
-        let still = exchange.unconsumed.min(waiting);
-        let taken = exchange.unconsumed - still;
-        exchange.unconsumed = still;
-        if taken > 0 {
-            if !exchange.raw && matches!(inner.phase, Phase::Exchange) {
-                self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-            }
-            exchange.grant(taken, budget.level() < Level::Stop, context);
+        let raw = exchange.stream.is_raw();
+        if exchange.stream.taken(waiting, budget, context) && !raw && matches!(inner.phase, Phase::Exchange) {
+            self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
         }
-        if waiting == 0 && exchange.raw && exchange.request_done && !exchange.half_closed {
+        if waiting == 0 && raw && exchange.stream.receiving.done && !exchange.half_closed {
             exchange.half_closed = true;
-            let done = exchange.response_done;
+            let done = exchange.stream.sending.done;
             if let Some(wire) = &mut inner.wire
                 && let Err(e) = wire.shutdown_write()
             {
@@ -1012,11 +898,11 @@ impl Upstream {
         let Some(mut exchange) = inner.exchange.take() else { return };
         exchange.leave();
         self.core.served(&exchange.summary(&self.target));
-        context.touch_link(&exchange.link);
+        context.touch_link(exchange.stream.link());
         let reusable = exchange.keep_alive
-            && exchange.request_done
+            && exchange.stream.receiving.done
             && exchange.pool_time > 0
-            && !exchange.raw
+            && !exchange.stream.is_raw()
             && !tainted
             && !inner.deaf
             && !inner.closing
@@ -1093,51 +979,28 @@ impl Upstream {
 
 /// The exchange, if it is still the one of this Stream.
 fn exchange_of(exchange: &mut Option<Box<Exchange>>, stream: u32) -> Option<&mut Exchange> {
-    exchange.as_deref_mut().filter(|e| e.stream == stream && e.open)
+    exchange.as_deref_mut().filter(|e| e.stream.number() == stream && e.stream.is_open())
 }
 
 impl Exchange {
-    fn send_data(&mut self, place: &Place, bytes: &[u8], end: bool, context: &mut Context) {
-        self.credit.spend(bytes.len());
-        self.response_bytes += bytes.len() as u64;
-        context.touch_link(&self.spread.put(place, bytes, end));
-    }
-
-    /// The upstream took `taken` bytes.
-    fn grant(&mut self, taken: usize, may_grow: bool, context: &mut Context) {
-        let before = self.window.size();
-        if let Some(bytes) = self.window.consumed(taken, monotime::micros(), self.link.base_rtt(), may_grow)
-            && self.open
-        {
-            self.link.urgent(&Frame::Credit { stream: self.stream, bytes });
-            context.touch_link(&self.link);
-            if self.window.size() > before {
-                self.link.note_window(self.window.size());
-            }
-        }
-    }
-
     /// The Stream is over for this side.
     fn leave(&mut self) {
-        if std::mem::take(&mut self.open) {
-            self.session.streams.remove(self.stream);
-            self.link.stream_ends();
-        }
+        self.stream.leave(&self.session.streams);
     }
 
     /// Tells the history of a long request's bytes now and then, so that they count when they flow.
     fn note_progress(&mut self, core: &Core, target: &Target) {
-        let (sent, received) = self.counted;
-        if self.request_bytes - sent + self.response_bytes - received >= PROGRESS {
-            let more = (self.request_bytes - sent, self.response_bytes - received);
-            self.counted = (self.request_bytes, self.response_bytes);
+        let (request, response) = (self.stream.receiving.bytes, self.stream.sending.bytes);
+        let more = (request - self.counted.0, response - self.counted.1);
+        if more.0 + more.1 >= PROGRESS {
+            self.counted = (request, response);
             core.recorder.progress(target.mapping.id, more.0, more.1);
         }
     }
 
     fn summary<'e>(&'e self, target: &'e Target) -> Summary<'e> {
         // A visitor who ends an upgraded connection does what visitors do.
-        let failed = self.failed.filter(|reason| !self.raw || *reason != Reason::VisitorGone);
+        let failed = self.failed.filter(|reason| !self.stream.is_raw() || *reason != Reason::VisitorGone);
         Summary {
             mapping: &target.mapping,
             request_id: &self.request_id,
@@ -1149,8 +1012,8 @@ impl Exchange {
             status: if self.status == 0 { self.failed.map_or(0, Reason::status) } else { self.status },
             failed,
             failure: &self.failure,
-            request_bytes: self.request_bytes,
-            response_bytes: self.response_bytes,
+            request_bytes: self.stream.receiving.bytes,
+            response_bytes: self.stream.sending.bytes,
             counted: self.counted,
             micros: monotime::micros().saturating_sub(self.started),
             requests: &target.requests,

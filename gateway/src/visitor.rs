@@ -18,9 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use shared::assembly::{Assembly, Turn};
-use shared::body::{Decoder, Encoder, Step};
-use shared::credit::{Held, Level, RecvWindow, SendCredit};
+use shared::assembly::Turn;
+use shared::credit::{Held, Level};
 use shared::forwarded;
 use shared::frame::{Frame, Open};
 use shared::head::{self, Framing, HopConnection, RequestHead, Version};
@@ -30,7 +29,8 @@ use shared::monotime;
 use shared::outbox::Outbox;
 use shared::outer::Outer;
 use shared::reason::Reason;
-use shared::spread::{Place, Spread};
+use shared::spread::Place;
+use shared::stream::{Sent, Stream};
 use shared::streams::NoStream;
 use shared::threads::lock;
 use socket2::SockRef;
@@ -56,8 +56,6 @@ const LINGER_TIME: u64 = 5_000_000;
 const MAX_HELD: usize = 256;
 /// An answer that is longer than this is a long transfer: new Streams avoid its Link.
 const HEAVY: u64 = 1024 * 1024;
-/// Data of this size goes to the socket at once, without being copied.
-const DIRECT: usize = 4 * 1024;
 
 /// Whom a thread has queued for.
 pub(crate) type Context = shared::context::Context<Visitor>;
@@ -120,9 +118,8 @@ enum Phase {
 
 struct Exchange {
     session: Arc<Session>,
-    link: Arc<Link>,
-    stream: u32,
-    open: bool,
+    /// It sends the request, and receives the answer.
+    stream: Stream,
     request_id: String,
     /// What the visitor calls the request, with a space and brackets, for the log.
     label: String,
@@ -134,25 +131,9 @@ struct Exchange {
     wants_html: bool,
     upgrade: bool,
     keep_alive: bool,
-    // Visitor to Agent.
-    decoder: Decoder,
-    request_done: bool,
-    credit: SendCredit,
-    spread: Spread,
-    request_bytes: u64,
-    // Agent to visitor.
+    /// Of the answer; 0 until its head has come.
     status: u16,
-    raw: bool,
-    encoder: Encoder,
     until_close: bool,
-    window: RecvWindow,
-    assembly: Assembly,
-    /// Trailers that came before the last bytes of the body.
-    late_trailers: Vec<u8>,
-    /// Bytes of `Data` that are in the outbox.
-    unconsumed: usize,
-    response_done: bool,
-    response_bytes: u64,
     /// The answer is a long transfer, and its Link knows.
     heavy: bool,
     /// Raw: the Agent's direction has ended, and the sending half was closed.
@@ -273,7 +254,7 @@ impl Visitor {
     /// A request is complete and only an end of the connection can come: has it?
     fn is_gone(&self, inner: &Inner) -> bool {
         match &inner.phase {
-            Phase::Exchange(exchange) if !exchange.reads() && !exchange.raw => {}
+            Phase::Exchange(exchange) if !exchange.reads() && !exchange.stream.is_raw() => {}
             Phase::Held => {}
             Phase::Own(request) if request.is_complete() => {}
             _ => return false,
@@ -297,9 +278,9 @@ impl Visitor {
                 Phase::Head if inner.after != After::Nothing => 0,
                 Phase::Head | Phase::Linger => scratch.len(),
                 Phase::Own(request) if !request.is_complete() => scratch.len(),
-                Phase::Exchange(e) if e.reads() && e.credit.left() > 0 => {
-                    place = e.spread.place(self.token, || e.session.links());
-                    place.as_ref().map_or(0, |place| place.room.min(e.credit.left()))
+                Phase::Exchange(e) if e.reads() => {
+                    place = e.stream.place(self.token, || e.session.links());
+                    place.as_ref().map_or(0, |place| place.room)
                 }
                 _ => 0,
             };
@@ -502,7 +483,7 @@ impl Visitor {
         if core.budget.level() == Level::Full || link.unsent() > 4 * 1024 * 1024 {
             return Err(NoStream::Full);
         }
-        let stream = session.streams.open(Arc::clone(self), core.tunnels.max_streams())?;
+        let number = session.streams.open(Arc::clone(self), core.tunnels.max_streams())?;
         link.stream_begins();
         let request_id = core.next_request_id();
         let visitor = forwarded::visitor(&core.config.trusted_proxies, self.peer, head, &request_id);
@@ -511,25 +492,24 @@ impl Visitor {
         let address = visitor.address().to_string();
         let credit = core.budget.initial(link.good_window());
         let body = !matches!(head.framing, Framing::None | Framing::Length(0));
-        link.first(
-            stream,
-            &Frame::Open(Open {
-                stream,
-                body,
-                upgrade: head.upgrade,
-                credit,
-                mapping,
-                request_id: &request_id,
-                visitor: &address,
-                head: &bytes,
-            }),
-        );
-        context.touch_link(&link);
+        let mut stream = Stream::new(&link, number, session.credit, credit);
+        stream.sending.frame(head.framing);
+        stream.sending.done = !body && !head.upgrade;
+        let open = Open {
+            stream: number,
+            body,
+            upgrade: head.upgrade,
+            credit,
+            mapping,
+            request_id: &request_id,
+            visitor: &address,
+            head: &bytes,
+        };
+        stream.first(&Frame::Open(open), context);
         self.deadline.store(now + IDLE_TIME, Relaxed);
         inner.since = now;
         inner.hold_until = 0;
         inner.phase = Phase::Exchange(Box::new(Exchange {
-            open: true,
             stream,
             method: head.method.to_owned(),
             host: head.host.name().to_owned(),
@@ -538,21 +518,8 @@ impl Visitor {
             wants_html: answers::wants_html(head),
             upgrade: head.upgrade,
             keep_alive: head.keep_alive,
-            decoder: Decoder::new(head.framing),
-            request_done: !body && !head.upgrade,
-            credit: SendCredit::new(session.credit),
-            spread: Spread::new(&link, stream),
-            request_bytes: 0,
             status: 0,
-            raw: false,
-            encoder: Encoder::new(Framing::None),
             until_close: false,
-            window: RecvWindow::new(credit),
-            assembly: Assembly::default(),
-            late_trailers: Vec::new(),
-            unconsumed: 0,
-            response_done: false,
-            response_bytes: 0,
             heavy: false,
             half_closed: false,
             failed: None,
@@ -561,11 +528,10 @@ impl Visitor {
             label: head.visitor_label().map_or_else(String::new, |label| format!(" [{label}]")),
             request_id,
             session,
-            link: Arc::clone(&link),
         }));
         if link.is_closed() {
             // Its end was handled before this Stream stood in the table.
-            self.fail_inner(inner, stream, Reason::LinkLost, context);
+            self.fail_inner(inner, number, Reason::LinkLost, context);
         }
         Ok(())
     }
@@ -613,76 +579,34 @@ impl Visitor {
         if !exchange.reads() {
             return 0;
         }
-        let home = exchange.spread.home_place();
-        let place = place.unwrap_or(&home);
-        if exchange.raw {
-            exchange.send_data(place, bytes, false, context);
-            return bytes.len();
+        if !exchange.stream.is_raw() {
+            self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
         }
-        self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-        let mut used = 0;
-        let mut data: Option<&[u8]> = None;
-        let fault = loop {
-            match exchange.decoder.decode(&bytes[used..]) {
-                Ok(Step::Data { used: n, data: piece }) => {
-                    used += n;
-                    if let Some(piece) = data.replace(piece) {
-                        exchange.send_data(place, piece, false, context);
-                    }
-                }
-                Ok(Step::More { used: n }) => {
-                    used += n;
-                    if n == 0 || used == bytes.len() {
-                        if let Some(piece) = data {
-                            exchange.send_data(place, piece, false, context);
-                        }
-                        break None;
-                    }
-                }
-                Ok(Step::End { used: n, trailers }) => {
-                    used += n;
-                    exchange.request_done = true;
-                    match trailers {
-                        Some(trailers) => {
-                            if let Some(piece) = data {
-                                exchange.send_data(place, piece, false, context);
-                            }
-                            let at = exchange.spread.position();
-                            let frame = Frame::End { stream: exchange.stream, at, trailers: &trailers };
-                            exchange.link.last(exchange.stream, &frame);
-                        }
-                        None => exchange.send_data(place, data.unwrap_or_default(), true, context),
-                    }
-                    break None;
-                }
-                Err(fault) => break Some(fault),
-            }
+        let fault = match exchange.stream.send(place, bytes, context) {
+            Sent::More => return bytes.len(),
+            Sent::End(used) => return used,
+            Sent::Fault(fault, _) => fault,
         };
-        context.touch_link(&exchange.link);
-        if let Some(fault) = fault {
-            log::info!("{} {}: bad request body: {fault}", exchange.request_id, self.peer);
-            let head_sent = exchange.status != 0;
-            exchange.failed = Some(Reason::VisitorGone);
-            self.close_stream(inner, Some((Reason::VisitorGone, "malformed request body")), context);
-            if head_sent {
-                self.abort(inner, context);
-            } else {
-                let answer = Answer::plain_fault(400, &format!("the request body is malformed: {fault}"));
-                self.answer(inner, context, &answer, false, false);
-            }
-            return bytes.len();
+        log::info!("{} {}: bad request body: {fault}", exchange.request_id, self.peer);
+        let head_sent = exchange.status != 0;
+        exchange.failed = Some(Reason::VisitorGone);
+        self.close_stream(inner, Some((Reason::VisitorGone, "malformed request body")), context);
+        if head_sent {
+            self.abort(inner, context);
+        } else {
+            let answer = Answer::plain_fault(400, &format!("the request body is malformed: {fault}"));
+            self.answer(inner, context, &answer, false, false);
         }
-        used
+        bytes.len()
     }
 
     /// The visitor closed his sending half.
     fn end_of_input(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
         if let Phase::Exchange(exchange) = &mut inner.phase
-            && exchange.raw
+            && exchange.stream.is_raw()
         {
-            if !exchange.request_done {
-                exchange.request_done = true;
-                context.touch_link(exchange.spread.end());
+            if !exchange.stream.sending.done {
+                exchange.stream.end(context);
             }
             if exchange.half_closed {
                 self.finish(inner, context);
@@ -716,7 +640,7 @@ impl Visitor {
             Ok(head) => head,
             Err(fault) => return Err(format!("response head: {fault}")),
         };
-        if exchange.status != 0 || exchange.response_done {
+        if exchange.status != 0 || exchange.stream.receiving.done {
             return Err(format!("second response head on stream {stream}"));
         }
         self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
@@ -738,7 +662,7 @@ impl Visitor {
                 if !exchange.upgrade {
                     return Err(format!("stream {stream} switched protocols without being asked"));
                 }
-                exchange.raw = true;
+                exchange.stream.switch();
                 exchange.until_close = true;
                 self.deadline.store(u64::MAX, Relaxed);
                 keep_alive_probes(&self.socket);
@@ -747,26 +671,24 @@ impl Visitor {
                 if exchange.upgrade {
                     // Not switched: an ordinary answer to an ordinary request without a body.
                     exchange.upgrade = false;
-                    exchange.request_done = true;
+                    exchange.stream.sending.done = true;
                 }
                 exchange.until_close = framing == Framing::UntilClose;
                 exchange.keep_alive &= !exchange.until_close;
                 // An answer with a known end before the request's end is a refusal, as a rule: say that the rest is
                 // not wanted (RFC 9112 9.6). A stream of unknown length goes on beside the request.
-                exchange.keep_alive &= exchange.request_done || framing == Framing::Chunked;
-                exchange.encoder = Encoder::new(framing);
+                exchange.keep_alive &= exchange.stream.sending.done || framing == Framing::Chunked;
+                exchange.stream.receiving.frame(framing);
                 let connection = match (exchange.keep_alive, exchange.version) {
                     (true, Version::Http11) => HopConnection::Default,
                     (true, Version::Http10) => HopConnection::KeepAlive,
                     (false, _) => HopConnection::Close,
                 };
                 head::write_visitor_response(&head, framing == Framing::Chunked, connection, &mut out);
-                if !body {
-                    exchange.response_done = true;
-                }
+                exchange.stream.receiving.done = !body;
             }
         }
-        let (switched, done) = (exchange.raw, exchange.response_done);
+        let (switched, done) = (exchange.stream.is_raw(), exchange.stream.receiving.done);
         inner.outbox.push(&out);
         context.touch(self);
         if done {
@@ -790,17 +712,14 @@ impl Visitor {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
         let Some(exchange) = inner.exchange(stream) else { return Ok(()) };
-        if exchange.status == 0 || exchange.response_done {
+        if exchange.status == 0 || exchange.stream.receiving.done {
             return Err(format!("data on stream {stream} outside of a body"));
         }
-        exchange.window.arrived(bytes.len()).map_err(|over| {
-            format!("{} bytes on stream {stream} where {} were allowed", over.sent, over.allowed)
-        })?;
-        match exchange.assembly.arrive(at, bytes, end)? {
+        match exchange.stream.arrive(at, bytes, end)? {
             Turn::Now => self.deliver(inner, bytes, end, context),
             Turn::Later => self.wrote(inner, context),
         }
-        while let Some((bytes, end)) = inner.exchange(stream).and_then(|e| e.assembly.pop()) {
+        while let Some((bytes, end)) = inner.exchange(stream).and_then(|e| e.stream.receiving.pop()) {
             self.deliver(inner, &bytes, end, context);
         }
         Ok(())
@@ -809,38 +728,24 @@ impl Visitor {
     /// Bytes of the answer whose turn it is.
     fn deliver(self: &Arc<Self>, inner: &mut Inner, bytes: &[u8], end: bool, context: &mut Context) {
         let Phase::Exchange(exchange) = &mut inner.phase else { return };
-        if !exchange.raw {
+        if !exchange.stream.is_raw() {
             self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-            if exchange.encoder.account(bytes.len() as u64).is_err() {
-                exchange.failed = Some(Reason::UpstreamInvalid);
-                let tell = (Reason::UpstreamInvalid, "more bytes than the head declared");
-                self.close_stream(inner, Some(tell), context);
-                return self.abort(inner, context);
-            }
         }
-        exchange.response_bytes += bytes.len() as u64;
-        if exchange.response_bytes > HEAVY && exchange.open && !exchange.heavy {
+        if exchange.stream.count(bytes.len()).is_err() {
+            exchange.failed = Some(Reason::UpstreamInvalid);
+            let tell = (Reason::UpstreamInvalid, "more bytes than the head declared");
+            self.close_stream(inner, Some(tell), context);
+            return self.abort(inner, context);
+        }
+        if exchange.stream.receiving.bytes > HEAVY && exchange.stream.is_open() && !exchange.heavy {
             exchange.heavy = true;
-            exchange.link.heavy_begins();
+            exchange.stream.link().heavy_begins();
         }
         if !bytes.is_empty() {
-            exchange.unconsumed += bytes.len();
-            let prefix = exchange.encoder.prefix(bytes.len());
-            let parts: [&[u8]; 3] = if exchange.raw {
-                [b"", bytes, b""]
-            } else {
-                [prefix.as_ref(), bytes, exchange.encoder.suffix()]
-            };
-            if bytes.len() >= DIRECT {
-                if inner.outbox.write_with(&mut &self.socket, &parts).is_err() {
-                    return self.gone(inner, context);
-                }
-                self.wrote(inner, context);
-            } else {
-                for part in parts {
-                    inner.outbox.push(part);
-                }
-                context.touch(self);
+            match exchange.stream.pass(bytes, &mut inner.outbox, Some(&mut &self.socket)) {
+                Ok(true) => self.wrote(inner, context),
+                Ok(false) => context.touch(self),
+                Err(_) => return self.gone(inner, context),
             }
         }
         if end {
@@ -858,12 +763,10 @@ impl Visitor {
     ) -> Result<(), String> {
         let mut inner = lock(&self.inner);
         let Some(exchange) = inner.exchange(stream) else { return Ok(()) };
-        if exchange.status == 0 || exchange.response_done {
+        if exchange.status == 0 || exchange.stream.receiving.done {
             return Err(format!("end on stream {stream} outside of a body"));
         }
-        if exchange.assembly.arrive(at, b"", true)? == Turn::Later {
-            exchange.late_trailers = trailers.to_vec();
-        } else {
+        if exchange.stream.arrive_end(at, trailers)? == Turn::Now {
             self.response_ends(&mut inner, trailers, context);
         }
         Ok(())
@@ -871,23 +774,15 @@ impl Visitor {
 
     fn response_ends(self: &Arc<Self>, inner: &mut Inner, trailers: &[u8], context: &mut Context) {
         let Phase::Exchange(exchange) = &mut inner.phase else { return };
-        exchange.response_done = true;
         context.touch(self);
-        if exchange.raw {
-            return;
-        }
-        let late = std::mem::take(&mut exchange.late_trailers);
-        let trailers = if trailers.is_empty() { &late } else { trailers };
-        let mut out = Vec::new();
-        let trailers = (!trailers.is_empty()).then_some(trailers);
-        if exchange.encoder.finish(trailers, &mut out).is_err() {
+        if exchange.stream.finish(trailers, &mut inner.outbox).is_err() {
             // Fewer bytes than declared: the visitor must see it.
             exchange.failed = Some(Reason::UpstreamBroke);
             inner.after = After::Abort;
-        } else {
-            inner.outbox.push(&out);
         }
-        self.close_stream(inner, None, context);
+        if !exchange.stream.is_raw() {
+            self.close_stream(inner, None, context);
+        }
     }
 
     /// A Link's reader: the Agent ended the Stream.
@@ -895,9 +790,7 @@ impl Visitor {
         let mut inner = lock(&self.inner);
         if let Some(exchange) = inner.exchange(stream) {
             log::debug!("{} reset by the agent: {reason} {text}", exchange.request_id);
-            exchange.session.streams.remove(stream);
-            exchange.leave_link();
-            exchange.open = false;
+            exchange.leave();
             self.fail_inner(&mut inner, stream, reason, context);
         }
     }
@@ -905,13 +798,8 @@ impl Visitor {
     /// A Link's reader: more may be sent.
     pub(crate) fn credit(self: &Arc<Self>, stream: u32, bytes: u32) {
         let mut inner = lock(&self.inner);
-        if let Some(exchange) = inner.exchange(stream) {
-            let dry = exchange.credit.left() == 0;
-            exchange.credit.grant(bytes);
-            exchange.spread.granted();
-            if dry {
-                self.core.poller.resume(self.token);
-            }
+        if inner.exchange(stream).is_some_and(|exchange| exchange.stream.granted(bytes)) {
+            self.core.poller.resume(self.token);
         }
     }
 
@@ -925,29 +813,28 @@ impl Visitor {
     pub(crate) fn fail_on_link(self: &Arc<Self>, stream: u32, link: &Arc<Link>, context: &mut Context) {
         let mut inner = lock(&self.inner);
         let Some(exchange) = inner.exchange(stream) else { return };
-        if !exchange.spread.uses(link) {
+        if !exchange.stream.uses(link) {
             return;
         }
-        if !Arc::ptr_eq(&exchange.link, link) {
-            let text = "a link that carried a part of it was lost";
-            exchange.link.reset(stream, &Frame::Reset { stream, reason: Reason::LinkLost, text });
-            context.touch_link(&exchange.link);
+        if !Arc::ptr_eq(exchange.stream.link(), link) {
+            exchange.stream.reset(Reason::LinkLost, "a link that carried a part of it was lost", context);
         }
         self.fail_inner(&mut inner, stream, Reason::LinkLost, context);
     }
 
     fn fail_inner(self: &Arc<Self>, inner: &mut Inner, stream: u32, reason: Reason, context: &mut Context) {
         let Phase::Exchange(exchange) = &mut inner.phase else { return };
-        if exchange.stream != stream || exchange.failed.is_some() {
+        if exchange.stream.number() != stream || exchange.failed.is_some() {
             return;
         }
-        if exchange.response_done && !exchange.raw {
+        if exchange.stream.receiving.done && !exchange.stream.is_raw() {
             return; // All of the answer is here; only the visitor has not taken it yet.
         }
         exchange.failed = Some(reason);
         let answered = exchange.status != 0;
         let answer = Answer::failure(reason, &exchange.request_id, exchange.wants_html);
-        let (keep, is_head) = (exchange.keep_alive && exchange.request_done, exchange.method == "HEAD");
+        let keep = exchange.keep_alive && exchange.stream.sending.done;
+        let is_head = exchange.method == "HEAD";
         self.close_stream(inner, None, context);
         if answered {
             inner.after = After::Abort;
@@ -960,15 +847,10 @@ impl Visitor {
     /// Ends the Stream on this side; with a reason the Agent is told.
     fn close_stream(&self, inner: &mut Inner, tell: Option<(Reason, &str)>, context: &mut Context) {
         let Phase::Exchange(exchange) = &mut inner.phase else { return };
-        if !std::mem::take(&mut exchange.open) {
-            return;
-        }
-        exchange.session.streams.remove(exchange.stream);
-        exchange.leave_link();
-        if let Some((reason, text)) = tell {
-            let frame = Frame::Reset { stream: exchange.stream, reason, text };
-            exchange.link.reset(exchange.stream, &frame);
-            context.touch_link(&exchange.link);
+        if exchange.leave()
+            && let Some((reason, text)) = tell
+        {
+            exchange.stream.reset(reason, text, context);
         }
     }
 
@@ -985,7 +867,7 @@ impl Visitor {
         inner.outbox.push(&answer.to_bytes(keep, is_head));
         if let Phase::Exchange(exchange) = &mut inner.phase {
             exchange.status = answer.status;
-            exchange.response_done = true;
+            exchange.stream.receiving.done = true;
             exchange.keep_alive = keep;
         } else if keep {
             self.deadline.store(monotime::micros() + KEEP_ALIVE_TIME, Relaxed);
@@ -1030,7 +912,7 @@ impl Visitor {
     /// Accounts for what the socket took, and goes on with what waited for it.
     fn wrote(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
         let early = match &inner.phase {
-            Phase::Exchange(exchange) => exchange.assembly.held(),
+            Phase::Exchange(exchange) => exchange.stream.receiving.early(),
             _ => 0,
         };
         let waiting = inner.outbox.len() + early;
@@ -1038,16 +920,11 @@ impl Visitor {
         if inner.held.set(waiting, budget, monotime::micros) {
             self.core.over_budget();
         }
-        if let Phase::Exchange(exchange) = &mut inner.phase {
-            let still = exchange.unconsumed.min(waiting - early);
-            let taken = exchange.unconsumed - still;
-            exchange.unconsumed = still;
-            if taken > 0 {
-                if !exchange.raw {
-                    self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-                }
-                exchange.grant(taken, budget.level() < Level::Stop, context);
-            }
+        if let Phase::Exchange(exchange) = &mut inner.phase
+            && exchange.stream.taken(waiting - early, budget, context)
+            && !exchange.stream.is_raw()
+        {
+            self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
         }
         if !inner.outbox.is_empty() {
             return;
@@ -1058,9 +935,9 @@ impl Visitor {
             After::Nothing => {}
         }
         if let Phase::Exchange(exchange) = &mut inner.phase
-            && exchange.response_done
+            && exchange.stream.receiving.done
         {
-            if !exchange.raw {
+            if !exchange.stream.is_raw() {
                 return self.finish(inner, context);
             }
             if !exchange.half_closed {
@@ -1068,7 +945,7 @@ impl Visitor {
                 // It fails only when the visitor has closed already, which reading will show.
                 let _ = self.socket.shutdown(Shutdown::Write);
             }
-            if exchange.request_done {
+            if exchange.stream.sending.done {
                 self.finish(inner, context);
             }
         }
@@ -1079,10 +956,11 @@ impl Visitor {
         self.close_stream(inner, None, context);
         let Phase::Exchange(exchange) = std::mem::replace(&mut inner.phase, Phase::Head) else { return };
         exchange.note(inner.since);
-        if exchange.raw {
+        if exchange.stream.is_raw() {
             return self.close(inner, false);
         }
-        if exchange.keep_alive && exchange.request_done && !exchange.until_close && !self.core.is_draining() {
+        let whole = exchange.stream.sending.done && !exchange.until_close;
+        if exchange.keep_alive && whole && !self.core.is_draining() {
             self.deadline.store(monotime::micros() + KEEP_ALIVE_TIME, Relaxed);
             if inner.readable || !inner.pending.is_empty() {
                 inner.tried = usize::MAX;
@@ -1167,13 +1045,10 @@ impl Visitor {
                 }
             }
             Phase::Exchange(exchange) => {
-                let stream = exchange.stream;
-                let stalled = inner.held.bytes() > 0 || exchange.response_done;
-                if exchange.open {
-                    let frame =
-                        Frame::Reset { stream, reason: Reason::IdleTimeout, text: "no byte for 5 minutes" };
-                    exchange.link.reset(stream, &frame);
-                    context.touch_link(&exchange.link);
+                let stream = exchange.stream.number();
+                let stalled = inner.held.bytes() > 0 || exchange.stream.receiving.done;
+                if exchange.stream.is_open() {
+                    exchange.stream.reset(Reason::IdleTimeout, "no byte for 5 minutes", context);
                 }
                 self.deadline.store(now + LINGER_TIME, Relaxed);
                 if stalled {
@@ -1236,7 +1111,9 @@ impl Inner {
     /// The exchange, if it is still the one of this Stream and open.
     fn exchange(&mut self, stream: u32) -> Option<&mut Exchange> {
         match &mut self.phase {
-            Phase::Exchange(exchange) if exchange.stream == stream && exchange.open => Some(exchange),
+            Phase::Exchange(exchange) if exchange.stream.number() == stream && exchange.stream.is_open() => {
+                Some(exchange)
+            }
             _ => None,
         }
     }
@@ -1246,34 +1123,17 @@ impl Exchange {
     /// Whether input is wanted: a body that is not complete, or raw bytes. What follows an upgrade request waits for
     /// the upstream's answer, because it may be the next request.
     fn reads(&self) -> bool {
-        self.open && !self.request_done && (self.raw || !self.upgrade)
+        let stream = &self.stream;
+        stream.is_open() && !stream.sending.done && (stream.is_raw() || !self.upgrade)
     }
 
-    fn send_data(&mut self, place: &Place, bytes: &[u8], end: bool, context: &mut Context) {
-        self.credit.spend(bytes.len());
-        self.request_bytes += bytes.len() as u64;
-        context.touch_link(&self.spread.put(place, bytes, end));
-    }
-
-    fn leave_link(&mut self) {
-        self.link.stream_ends();
-        if std::mem::take(&mut self.heavy) {
-            self.link.heavy_ends();
+    /// The Stream is over on this side; false if it was before.
+    fn leave(&mut self) -> bool {
+        let left = self.stream.leave(&self.session.streams);
+        if left && std::mem::take(&mut self.heavy) {
+            self.stream.link().heavy_ends();
         }
-    }
-
-    /// The visitor's socket took `taken` bytes.
-    fn grant(&mut self, taken: usize, may_grow: bool, context: &mut Context) {
-        let before = self.window.size();
-        if let Some(bytes) = self.window.consumed(taken, monotime::micros(), self.link.base_rtt(), may_grow)
-            && self.open
-        {
-            self.link.urgent(&Frame::Credit { stream: self.stream, bytes });
-            context.touch_link(&self.link);
-            if self.window.size() > before {
-                self.link.note_window(self.window.size());
-            }
-        }
+        left
     }
 
     /// It is over: counts it, and writes its line.
@@ -1286,8 +1146,8 @@ impl Exchange {
         self.requests.count(Done {
             status,
             failed: self.failed.is_some_and(|reason| reason != Reason::VisitorGone),
-            bytes_in: self.request_bytes,
-            bytes_out: self.response_bytes,
+            bytes_in: self.stream.sending.bytes,
+            bytes_out: self.stream.receiving.bytes,
             micros,
         });
         if !log::log_enabled!(log::Level::Info) {
@@ -1302,8 +1162,8 @@ impl Exchange {
             self.method,
             self.host,
             self.target,
-            self.request_bytes,
-            self.response_bytes,
+            self.stream.sending.bytes,
+            self.stream.receiving.bytes,
             micros / 1000,
             self.session.agent_name,
         );

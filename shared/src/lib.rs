@@ -35,6 +35,7 @@ pub mod outbox;
 pub mod outer;
 pub mod poll;
 pub mod spread;
+pub mod stream;
 pub mod threads;
 
 // Being a daemon.

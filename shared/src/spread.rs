@@ -42,11 +42,6 @@ impl Spread {
         &self.home
     }
 
-    /// Bytes sent so far.
-    pub fn sent(&self) -> u64 {
-        self.at
-    }
-
     /// The receiver granted Credit.
     pub fn granted(&mut self) {
         self.known = true;
@@ -82,16 +77,20 @@ impl Spread {
         None
     }
 
-    /// Queues bytes at a place that was just given; returns the Link to flush.
-    pub fn put(&mut self, place: &Place, bytes: &[u8], end: bool) -> Arc<Link> {
-        let away = !Arc::ptr_eq(&place.link, &self.home);
-        if away && !self.used.iter().any(|link| Arc::ptr_eq(link, &place.link)) {
-            self.used.push(Arc::clone(&place.link));
+    /// Queues bytes at a place that was just given; returns the Link to flush. Without a place they go home: the rest
+    /// of what was read already, which must not wait.
+    pub fn put<'p>(&'p mut self, place: Option<&'p Place>, bytes: &[u8], end: bool) -> &'p Arc<Link> {
+        if let Some(Place { link, .. }) = place
+            && !Arc::ptr_eq(link, &self.home)
+            && !self.used.iter().any(|used| Arc::ptr_eq(used, link))
+        {
+            self.used.push(Arc::clone(link));
         }
         let position = self.position();
-        place.link.data(self.stream, bytes, end, position);
+        let link = place.map_or(&self.home, |place| &place.link);
+        link.data(self.stream, bytes, end, position);
         self.at += bytes.len() as u64;
-        Arc::clone(&place.link)
+        link
     }
 
     /// Queues the end of the direction on the home Link.
@@ -104,11 +103,6 @@ impl Spread {
     /// The position that the next Frame must carry, if any.
     pub fn position(&self) -> Option<u64> {
         (!self.used.is_empty()).then_some(self.at)
-    }
-
-    /// A place on the home Link, for bytes that must not wait: the rest of what was read already.
-    pub fn home_place(&self) -> Place {
-        Place { link: Arc::clone(&self.home), room: usize::MAX }
     }
 
     /// Whether `link` carried any of it, so that its loss is a loss of bytes.

@@ -3,4 +3,5 @@
 mod guides;
 mod links;
 mod protocol;
+mod stream;
 mod tidy;
