@@ -302,6 +302,23 @@ mod tests {
     use crate::history::{Limits, Recorder};
 
     #[test]
+    fn sqlite_is_built_with_what_is_used_and_without_the_rest() {
+        let connection = rusqlite::Connection::open_in_memory().expect("a database");
+        let mut listing = connection.prepare("PRAGMA compile_options").expect("a statement");
+        let options: Vec<String> =
+            listing.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let has = |name: &str| options.iter().any(|option| option == name);
+        assert!(has("THREADSAFE=1"), "{options:?}");
+        // What .cargo/config.toml says; a build from elsewhere than this folder would not read it.
+        assert!(has("OMIT_LOAD_EXTENSION"), "{options:?}");
+        for out in
+            ["ENABLE_FTS3", "ENABLE_FTS5", "ENABLE_RTREE", "ENABLE_STAT4", "ENABLE_DBSTAT_VTAB", "SOUNDEX"]
+        {
+            assert!(!has(out), "{out}");
+        }
+    }
+
+    #[test]
     fn closing_leaves_one_file() {
         let scratch = Scratch::new();
         let store = scratch.store();
