@@ -10,7 +10,8 @@ use shared::head::{Framing, RequestHead};
 use shared::monotime;
 use shared::threads::lock;
 
-use super::{Begun, Context, HEAD_TIME, Inner, Phase, Visitor};
+use super::request::Begun;
+use super::{Context, HEAD_TIME, Inner, Phase, Visitor};
 use crate::answers::{self, Answer};
 use crate::desk::Job;
 use crate::own::{self, Own, Task};
