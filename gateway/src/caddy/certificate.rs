@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, InvalidMessage, SignatureScheme,
+};
 use shared::clock;
 use shared::control::CertificateReport;
 use shared::hostname::Hostname;
@@ -98,7 +100,7 @@ fn handshake(address: &str, port: u16, name: &str, stopped: &dyn Fn() -> bool) -
             Ok(()) => {}
             Err(Step::Io(e)) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
             Err(Step::Io(e)) => return Err(format!("Caddy at {place} ended the TLS handshake: {e}")),
-            Err(Step::Tls(e)) => return Err(explain(&e)),
+            Err(Step::Tls(e)) => return Err(explain(&e, &place)),
         }
     }
     connection.send_close_notify();
@@ -136,7 +138,7 @@ fn connect(address: &str, port: u16) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn explain(e: &rustls::Error) -> String {
+fn explain(e: &rustls::Error, place: &str) -> String {
     match e {
         rustls::Error::AlertReceived(AlertDescription::InternalError) => {
             "Caddy has no certificate for this name (TLS alert internal_error): either it is still getting one, or that \
@@ -145,7 +147,11 @@ fn explain(e: &rustls::Error) -> String {
                 .to_owned()
         }
         rustls::Error::AlertReceived(alert) => format!("Caddy refused the TLS handshake: alert {alert:?}"),
-        e => format!("the TLS handshake with Caddy failed: {e}"),
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => format!(
+            "what answers at {place} does not speak TLS: is TLS turned off for that port in the Caddyfile (auto_https off, \
+             or a site with http://), or does another program listen there?"
+        ),
+        e => format!("the TLS handshake with Caddy at {place} failed: {e}"),
     }
 }
 
@@ -331,10 +337,15 @@ mod tests {
         let server = std::thread::spawn(move || {
             let (socket, _) = listener.accept().expect("a connection");
             drop((&socket).write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+            // Until he has read it, and goes.
+            drop(std::io::copy(&mut &socket, &mut std::io::sink()));
         });
         let report = look("127.0.0.1", port, "app.test", false, &|| false);
         server.join().expect("it answered");
         assert_eq!(report.state, "error", "{report:?}");
+        let text = report.error.expect("it says why");
+        let place = format!("127.0.0.1, port {port}");
+        assert!(text.contains(&place) && text.contains("does not speak TLS"), "{text}");
         let report = look("127.0.0.1", port, "app.test", false, &|| false);
         assert!(report.error.is_some_and(|text| text.contains("cannot be reached")));
         let report = look("127.0.0.1", port, "*.w.test", true, &|| false);
