@@ -3,7 +3,6 @@
 //! How texts are found and how faults are reported is left to `shared::settings`; nothing here opens a socket.
 
 use std::ffi::OsString;
-use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +10,7 @@ use shared::forwarded::TrustedProxies;
 use shared::hostname::Host;
 use shared::logging::{self, LogConfig};
 use shared::secret::Secret;
-use shared::settings::start::{Console, Program, Terminal};
+use shared::settings::start::{Console, Program};
 use shared::settings::{Daemon, Fault, Reader, Setting};
 
 use crate::cli;
@@ -331,7 +330,8 @@ pub static DAEMON: Daemon = Daemon {
     port_key: "Gateway__Port",
 };
 
-const PROGRAM: Program<Config> = Program {
+/// The program: its settings, its sub-commands, and what becomes of them.
+pub const PROGRAM: Program<Config> = Program {
     daemon: &DAEMON,
     load: Config::load,
     warnings: |config| &config.warnings,
@@ -339,15 +339,7 @@ const PROGRAM: Program<Config> = Program {
     other: Some(cli::run),
 };
 
-/// Does what the command line of this process says, up to the point where the Gateway would start.
-pub fn command() -> Command {
-    let (mut input, mut output, mut error) = (io::stdin().lock(), io::stdout().lock(), io::stderr().lock());
-    let terminal = Terminal::of_process();
-    let mut console = Console { input: &mut input, output: &mut output, error: &mut error, terminal };
-    start(std::env::args_os().skip(1), std::env::vars_os(), &mut console)
-}
-
-/// [`command`] with everything it looks at handed in.
+/// What `main` does up to the point where the Gateway would start, with everything it looks at handed in.
 pub fn start(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,

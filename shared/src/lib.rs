@@ -44,6 +44,7 @@ pub mod clock;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod process;
 pub mod secret;
 pub mod settings;
 pub mod stop;
