@@ -1,0 +1,118 @@
+//! One greeted life of an Agent's tunnel: its Links and Streams, and which Link a new Stream gets.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use shared::alive::Alive;
+use shared::hello::CLOSE_REPLACED;
+use shared::link::Link;
+use shared::reason::Reason;
+use shared::streams::Streams;
+use shared::threads::lock;
+
+use super::Tunnel;
+use crate::visitor::{Context, Visitor};
+
+/// A round trip below this is a local line. Microseconds.
+const NEAR: u64 = 3_000;
+/// Streams that share a Link on a local line before the next one is used.
+const SHARED: usize = 256;
+/// Differences in unsent bytes below this do not matter.
+const UNSENT_STEP: usize = 16 * 1024;
+
+/// One greeted life of a Tunnel.
+pub(crate) struct Session {
+    /// Secret: names the Session when further Links join.
+    pub(super) id: String,
+    /// Small number for logs and thread names.
+    pub(super) number: u64,
+    pub(crate) agent_name: String,
+    pub(crate) agent_version: String,
+    pub(crate) tunnel: Arc<Tunnel>,
+    pub(crate) streams: Streams<Visitor>,
+    /// Bytes of request body that may be sent on a new Stream.
+    pub(crate) credit: u32,
+    pub(super) links: Mutex<Vec<(Arc<Link>, Alive)>>,
+    pub(super) link_count: AtomicUsize,
+    pub(super) configured: AtomicBool,
+    pub(super) draining: AtomicBool,
+    /// What it was told last, by type of message.
+    pub(super) told: Mutex<HashMap<&'static str, Vec<u8>>>,
+}
+
+impl Session {
+    /// Whether the Agent publishes this host name.
+    pub(crate) fn publishes(&self, host: &str) -> bool {
+        lock(&self.tunnel.state).table.iter().any(|(_, known)| known.as_str() == host)
+    }
+
+    /// Sends a message that tells all of its subject, unless it is the one sent before. It is made under a lock, so that
+    /// of two the one that knows more is sent last. Nothing is sent before the Agent's table is in force: until then it
+    /// expects nothing but the answer to that.
+    pub(crate) fn tell_if_new(&self, kind: &'static str, make: impl FnOnce() -> Vec<u8>) {
+        if !self.configured.load(Relaxed) {
+            return;
+        }
+        let mut told = lock(&self.told);
+        let json = make();
+        if told.get(kind) == Some(&json) {
+            return;
+        }
+        // Always over the same Link, so that an older message cannot overtake a newer one.
+        let Some(link) = self.links().into_iter().next() else { return };
+        if link.later(&json) {
+            told.insert(kind, json);
+            drop(told);
+            link.flush();
+        }
+    }
+
+    /// All Links.
+    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
+        lock(&self.links).iter().map(|(link, _)| Arc::clone(link)).collect()
+    }
+
+    /// The home of a new Stream: the Link with the fewest long transfers, then unsent bytes, then Streams. On a local line a
+    /// few dozen Streams share a Link, because there the hand-over from thread to thread is what costs.
+    pub(crate) fn choose_link(&self) -> Option<Arc<Link>> {
+        let links = lock(&self.links);
+        let load = |link: &Arc<Link>| {
+            let share = if (1..NEAR).contains(&link.base_rtt()) { SHARED } else { 1 };
+            (link.heavy(), link.unsent() / UNSENT_STEP, link.streams() / share)
+        };
+        links.iter().map(|(link, _)| link).min_by_key(|link| load(link)).cloned()
+    }
+
+    /// What others may call it: its own id is secret.
+    pub(crate) fn connection_id(&self) -> String {
+        format!("{:08x}", self.number)
+    }
+
+    /// Whether it takes new Streams.
+    pub(crate) fn serves(&self) -> bool {
+        self.configured.load(Relaxed) && !self.draining.load(Relaxed) && self.link_count.load(Relaxed) > 0
+    }
+
+    /// The Agent said that it is shutting down.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Ends it at once: the Links' sockets are shut, never waited for, and every Stream ends with `reason`.
+    pub(super) fn end(&self, reason: Reason, why: &str) {
+        let code = if reason == Reason::AgentReplaced { CLOSE_REPLACED } else { 1001 };
+        for link in self.links() {
+            link.close_with(code, why);
+        }
+        let mut context = Context::default();
+        for (number, visitor) in self.streams.close() {
+            visitor.fail(number, reason, &mut context);
+        }
+        context.settle();
+    }
+
+    pub(crate) fn label(&self) -> String {
+        format!("agent {:?}, session {}", self.agent_name, self.number)
+    }
+}
