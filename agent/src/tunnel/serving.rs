@@ -1,0 +1,192 @@
+//! How a Session is kept going until it ends: further Links, what the Gateway says, what happens to the table, and taking
+//! leave.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::Receiver;
+use shared::backoff;
+use shared::control::WatchLogs;
+use shared::hello::{CLOSE_REPLACED, ToAgent, ToGateway, Welcome};
+use shared::link::{Link, Threads};
+use shared::threads;
+
+use super::greeting::heartbeat;
+use super::{End, Event, Tunnel, slept};
+use crate::session::Session;
+
+/// How long to wait for the Gateway's answer to `draining`.
+const DRAIN_ANSWER: Duration = Duration::from_secs(2);
+/// No Stream for this long after it, and none is coming.
+const DRAIN_QUIET: Duration = Duration::from_millis(100);
+
+impl Tunnel {
+    /// Keeps an established Session going until it ends.
+    pub(super) fn serve(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        welcome: &Welcome,
+        events: &Receiver<Event>,
+        all_threads: &mut Vec<(Arc<Link>, Threads)>,
+    ) -> End {
+        let wanted = usize::from(self.core.config.links.unwrap_or(welcome.links).clamp(1, 8));
+        let mut joining = false;
+        let mut join_failures = 0;
+        let mut greeting: Option<Arc<Link>> = None;
+        let mut next_join = Instant::now();
+        let mut next_tick = Instant::now() + Duration::from_secs(1);
+        let (mut mono, mut wall) = (Instant::now(), SystemTime::now());
+        loop {
+            self.beat();
+            let now = Instant::now();
+            if !joining && session.links().len() < wanted && now >= next_join && !session.is_draining() {
+                joining = self.join_link(session, welcome);
+                next_join = now + Duration::from_secs(1);
+            }
+            if now >= next_tick {
+                next_tick = now + Duration::from_secs(1);
+                if slept(mono, wall) {
+                    log::info!("gateway {}: the machine has slept; checking the tunnel", self.url);
+                    for link in session.links() {
+                        link.beat();
+                        link.flush();
+                    }
+                }
+                (mono, wall) = (Instant::now(), SystemTime::now());
+                session.tick();
+                self.watch_logs(session);
+            }
+            let event = match events.recv_timeout(next_tick.saturating_duration_since(now)) {
+                Ok(event) => event,
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => continue,
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return End::Stop,
+            };
+            match event {
+                Event::Message(link, message) => match *message {
+                    ToAgent::Welcome(_) => {
+                        session.add(&link, heartbeat(&self.core, welcome));
+                        (joining, join_failures) = (false, 0);
+                    }
+                    ToAgent::Refused(refused) => {
+                        log::warn!("gateway {}: a further link was refused: {}", self.url, refused.message);
+                        link.close(&refused.message);
+                        if refused.code == "session-unknown" {
+                            session.end("the gateway does not know the session");
+                        }
+                    }
+                    ToAgent::ConfigAck(ack) => self.note_ack(&ack),
+                    ToAgent::Draining => {
+                        log::info!("gateway {}: it is shutting down", self.url);
+                    }
+                    ToAgent::Bye => session.end("the gateway is shutting down"),
+                    other => self.strange(&other),
+                },
+                Event::LinkClosed(link, why) => {
+                    let left = session.lose(&link);
+                    if left == 0 {
+                        let replaced = link.close_code() == CLOSE_REPLACED;
+                        return if replaced { End::Replaced } else { End::Lost(why) };
+                    }
+                    if greeting.as_ref().is_some_and(|g| Arc::ptr_eq(g, &link)) {
+                        joining = false;
+                        join_failures += 1;
+                    }
+                    log::info!("gateway {}: link {} closed ({why}), {left} left", self.url, link.name());
+                }
+                Event::Joined(result) => {
+                    match result {
+                        Ok((link, threads)) => {
+                            all_threads.push((Arc::clone(&link), threads));
+                            self.hello(&link, Some(welcome.session.clone()));
+                            // Not another one before this one is welcome, or closed.
+                            greeting = Some(link);
+                        }
+                        Err(fault) => {
+                            joining = false;
+                            join_failures += 1;
+                            log::info!("gateway {}: a further link failed: {fault}", self.url);
+                        }
+                    }
+                    next_join = Instant::now()
+                        + backoff::delay(join_failures, Duration::from_secs(1), Duration::from_secs(60), 0.0);
+                }
+                Event::TableChanged => match session.links().first() {
+                    Some(link) => self.send_table(link),
+                    None => log::debug!("the table goes out with the next session"),
+                },
+                Event::Reconnect => {
+                    log::info!("gateway {}: reconnecting as asked", self.url);
+                    return End::Reconnect;
+                }
+                Event::Stop { until } => {
+                    self.drain(session, events, until);
+                    return End::Stop;
+                }
+            }
+        }
+    }
+
+    /// Dials a further Link in a thread of its own, because events must not wait for that.
+    fn join_link(self: &Arc<Self>, session: &Arc<Session>, _welcome: &Welcome) -> bool {
+        let (tunnel, session) = (Arc::clone(self), Arc::clone(session));
+        let dial = move || {
+            let result = tunnel.open_link(&session);
+            tunnel.tell(Event::Joined(result));
+        };
+        match threads::spawn(format!("g{}-join", self.number), dial) {
+            Ok(_detached) => true, // Ends by itself: every step of dialling has a deadline.
+            Err(e) => {
+                log::warn!("no thread for a further link: {e}");
+                false
+            }
+        }
+    }
+
+    /// Takes no new Streams and lets running ones finish.
+    fn drain(&self, session: &Session, events: &Receiver<Event>, until: Instant) {
+        session.drain();
+        if let Some(link) = session.links().first() {
+            link.control(&ToGateway::Draining.to_json());
+            link.flush();
+        }
+        // The Gateway answers on every Link when it opens no more Streams; one may have been opened just before.
+        let patience = (Instant::now() + DRAIN_ANSWER).min(until);
+        let mut answered = 0;
+        let mut quiet = Instant::now();
+        while Instant::now() < until && !session.links().is_empty() {
+            let now = Instant::now();
+            let waits_for_answer = answered < session.links().len() && now < patience;
+            if waits_for_answer || !session.streams.is_empty() {
+                quiet = now;
+            }
+            if now >= quiet + DRAIN_QUIET {
+                break;
+            }
+            match events.recv_timeout(DRAIN_QUIET / 4) {
+                Ok(Event::LinkClosed(link, _)) => drop(session.lose(&link)),
+                Ok(Event::Message(_, message)) if *message == ToAgent::Draining => answered += 1,
+                // Nothing else matters any more; a further Link is closed with the others.
+                Ok(Event::Joined(Ok((link, _)))) => link.close("the agent is shutting down"),
+                _ => {}
+            }
+        }
+        if let Some(link) = session.links().first() {
+            link.control(&ToGateway::Bye.to_json());
+            link.flush();
+        }
+    }
+
+    /// Lets the Gateway send lines of its log while somebody here listens.
+    fn watch_logs(&self, session: &Session) {
+        let (news, wanted) = (&self.news, self.core.hub.has_listeners());
+        if news.watching.load(Relaxed) == wanted || news.cannot_watch.load(Relaxed) {
+            return;
+        }
+        let Some(link) = session.links().into_iter().next() else { return };
+        news.watching.store(wanted, Relaxed);
+        let wish = WatchLogs { on: wanted, after: news.last_line() };
+        link.control(&ToGateway::WatchLogs(wish).to_json());
+        link.flush();
+    }
+}
