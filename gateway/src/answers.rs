@@ -13,7 +13,6 @@ use shared::reason::{Hop, Reason};
 use crate::caddy::{self, ask};
 use crate::config::AllowedOrigins;
 use crate::gateway::Core;
-use crate::metrics;
 use crate::own;
 
 /// Seconds named in `Retry-After`.
@@ -123,6 +122,17 @@ impl Answer {
         }
     }
 
+    /// The page for Prometheus.
+    pub(crate) fn metrics(page: String) -> Answer {
+        Answer {
+            status: 200,
+            message: String::new(),
+            content_type: shared::metrics::CONTENT_TYPE,
+            extra: vec![("Cache-Control", "no-store".to_owned())],
+            body: page.into_bytes(),
+        }
+    }
+
     pub(crate) fn with(mut self, name: &'static str, value: &str) -> Answer {
         self.extra.push((name, value.to_owned()));
         self
@@ -144,17 +154,6 @@ pub(crate) fn simple(core: &Core, head: &RequestHead<'_>, peer: IpAddr) -> Answe
                 content_type: "text/plain; charset=utf-8",
                 extra: vec![("Cache-Control", "no-store".to_owned())],
                 body: format!("{text}\n").into_bytes(),
-            }
-        }
-        (metrics::PATH, "GET" | "HEAD")
-            if metrics::may_ask(head, core.config.trusted_proxies.trusts(peer)) =>
-        {
-            Answer {
-                status: 200,
-                message: String::new(),
-                content_type: shared::metrics::CONTENT_TYPE,
-                extra: vec![("Cache-Control", "no-store".to_owned())],
-                body: metrics::page(core).into_bytes(),
             }
         }
         ("/health", "GET" | "HEAD") => {

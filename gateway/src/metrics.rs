@@ -11,10 +11,11 @@ use shared::logging;
 use shared::metrics::{Counter, Kind, Page};
 use shared::monotime;
 
+use crate::answers::path;
 use crate::gateway::Core;
 
 /// Where it is served, on hosts that nobody publishes.
-pub(crate) const PATH: &str = "/metrics";
+const PATH: &str = "/metrics";
 
 /// What no other place counts.
 #[derive(Debug, Default)]
@@ -23,13 +24,14 @@ pub(crate) struct Counters {
     pub(crate) own_answers: Counter,
 }
 
-/// Whether the request may be answered. `trusted`: it comes from where proxies are.
-pub(crate) fn may_ask(head: &RequestHead<'_>, trusted: bool) -> bool {
+/// Whether the request asks for this page, and may. `trusted`: it comes from where proxies are.
+pub(crate) fn is_asked(head: &RequestHead<'_>, trusted: bool) -> bool {
+    let asks = path(head.target) == PATH && matches!(head.method, "GET" | "HEAD");
     let passed_on = ["x-forwarded-for", "forwarded", "via", "x-real-ip"];
-    trusted && passed_on.iter().all(|name| head.get(name).is_none())
+    asks && trusted && passed_on.iter().all(|name| head.get(name).is_none())
 }
 
-/// The text.
+/// The text. It asks for every mapping's counters, so the ingress leaves it to the desk.
 pub(crate) fn page(core: &Core) -> String {
     let mut page = Page::default();
     page.process("gateway", crate::VERSION, monotime::seconds());

@@ -153,3 +153,26 @@ fn metrics_are_not_for_visitors() {
     assert_eq!(world.agent().call_with("GET", "/metrics", &[], None).status(), 401);
     assert_eq!(world.agent().call("GET", "/metrics", None).status(), 200, "the Operator");
 }
+
+#[test]
+fn the_gateways_page_is_written_beside_the_ingress_and_the_connection_goes_on() {
+    let world = World::start();
+    let mut visitor = world.visitor("127.0.0.1");
+    // The second request is here before the first page is.
+    visitor.ask("GET", "/metrics", &[]);
+    visitor.ask("HEAD", "/metrics", &[]);
+    let page = visitor.response("GET");
+    assert!(page.text().contains("octoporty_agents"), "{page:?}");
+    let head = visitor.response("HEAD");
+    assert_eq!(
+        (head.status(), head.body.len(), page.get("cache-control")),
+        (200, 0, Some("no-store".into()))
+    );
+    let announced = head.get("content-length").and_then(|length| length.parse::<usize>().ok());
+    assert!(announced.is_some_and(|length| length > 1000), "{head:?}");
+    // A body that nobody asked for is read and not taken for the next request.
+    let answer = visitor.request("GET", "/metrics", &[], Some(b"GET / HTTP/1.1\r\n\r\n"));
+    assert_eq!(answer.status(), 200);
+    assert_eq!(visitor.get("/health").status(), 200);
+    assert_eq!(visitor.request("POST", "/metrics", &[], Some(b"x")).status(), 404);
+}

@@ -13,18 +13,29 @@ use shared::threads::lock;
 use super::request::Begun;
 use super::{Context, HEAD_TIME, Inner, Phase, Visitor};
 use crate::answers::{self, Answer};
-use crate::desk::Job;
+use crate::metrics;
 use crate::own::{self, Own, Task};
 
 /// An endpoint of our own answers within this time, with room for the queue before it. Microseconds.
 const OWN_TIME: u64 = 120_000_000;
 
+/// What is done for such a request.
+#[derive(Clone)]
+enum Work {
+    /// Something of `own`.
+    Task(Task),
+    /// The page for Prometheus is written.
+    Metrics,
+}
+
 /// A request to an endpoint of our own that takes a while.
 pub(super) struct OwnRequest {
-    task: Task,
+    work: Work,
     origin: Option<Vec<u8>>,
-    /// Who asks for what, for the log.
+    /// Who asks for what, for the log; nothing for what is asked all the time.
     label: String,
+    /// Only the head of the answer is wanted.
+    is_head: bool,
     decoder: Decoder,
     body: Vec<u8>,
     /// All of it is here.
@@ -58,26 +69,51 @@ impl Visitor {
                 self.answer(inner, context, &answer, keep, head.method == "HEAD");
             }
             Own::Later(task) => {
-                if head.expect_continue {
-                    inner.outbox.push(b"HTTP/1.1 100 Continue\r\n\r\n");
-                    context.touch(self);
-                }
-                self.deadline.store(monotime::micros() + HEAD_TIME, Relaxed);
-                inner.phase = Phase::Own(Box::new(OwnRequest {
-                    task,
-                    origin: origin.map(<[u8]>::to_vec),
-                    label: format!("{address} {} {}", head.method, answers::path(head.target)),
-                    decoder: Decoder::new(head.framing),
-                    body: Vec::new(),
-                    complete: false,
-                    keep_alive: head.keep_alive,
-                }));
-                if matches!(head.framing, Framing::None | Framing::Length(0)) {
-                    self.own_complete(inner, context);
-                }
+                let label = format!("{address} {} {}", head.method, answers::path(head.target));
+                self.own_later(inner, context, head, Work::Task(task), label);
             }
         }
         Begun::Used
+    }
+
+    /// A request for the page for Prometheus.
+    pub(super) fn own_metrics(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        context: &mut Context,
+        head: &RequestHead<'_>,
+    ) -> Begun {
+        self.own_later(inner, context, head, Work::Metrics, String::new());
+        Begun::Used
+    }
+
+    /// The body is gathered first.
+    fn own_later(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        context: &mut Context,
+        head: &RequestHead<'_>,
+        work: Work,
+        label: String,
+    ) {
+        if head.expect_continue {
+            inner.outbox.push(b"HTTP/1.1 100 Continue\r\n\r\n");
+            context.touch(self);
+        }
+        self.deadline.store(monotime::micros() + HEAD_TIME, Relaxed);
+        inner.phase = Phase::Own(Box::new(OwnRequest {
+            work,
+            origin: head.get("origin").map(<[u8]>::to_vec),
+            label,
+            is_head: head.method == "HEAD",
+            decoder: Decoder::new(head.framing),
+            body: Vec::new(),
+            complete: false,
+            keep_alive: head.keep_alive,
+        }));
+        if matches!(head.framing, Framing::None | Framing::Length(0)) {
+            self.own_complete(inner, context);
+        }
     }
 
     /// Bytes of the body of such a request; returns how many are used.
@@ -121,10 +157,16 @@ impl Visitor {
         let Phase::Own(request) = &mut inner.phase else { return };
         request.complete = true;
         self.deadline.store(monotime::micros() + OWN_TIME, Relaxed);
-        let (task, body, visitor) =
-            (request.task.clone(), std::mem::take(&mut request.body), Arc::clone(self));
-        let job: Job = Box::new(move |core| visitor.own_answer(&task.run(core, &body)));
-        if !self.core.desk.slow(job) {
+        let (work, body, visitor) =
+            (request.work.clone(), std::mem::take(&mut request.body), Arc::clone(self));
+        let desk = &self.core.desk;
+        let taken = match work {
+            Work::Task(task) => desk.slow(Box::new(move |core| visitor.own_answer(&task.run(core, &body)))),
+            Work::Metrics => {
+                desk.quick(Box::new(move |core| visitor.own_answer(&Answer::metrics(metrics::page(core)))))
+            }
+        };
+        if !taken {
             let answer = Answer::plain_fault(503, "too many such requests at the moment; try again later");
             self.own_reply(inner, context, &answer);
         }
@@ -148,9 +190,11 @@ impl Visitor {
                 return;
             }
         };
-        log::info!("{} -> {}", request.label, answer.status);
+        if !request.label.is_empty() {
+            log::info!("{} -> {}", request.label, answer.status);
+        }
         inner.tried = usize::MAX;
         let answer = answer.clone().shared_with(&self.core, request.origin.as_deref());
-        self.answer(inner, context, &answer, request.keep_alive, false);
+        self.answer(inner, context, &answer, request.keep_alive, request.is_head);
     }
 }

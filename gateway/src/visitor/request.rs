@@ -20,6 +20,7 @@ use shared::streams::NoStream;
 use super::exchange::Exchange;
 use super::{After, Context, HEAD_TIME, IDLE_TIME, Inner, Phase, Visitor};
 use crate::answers::{self, Answer};
+use crate::metrics;
 use crate::own;
 use crate::tunnels::{Choice, Session};
 
@@ -215,6 +216,9 @@ impl Visitor {
         }
         if head.method != "OPTIONS" && own::methods(answers::path(head.target)).is_some() {
             return self.own_task(inner, context, head);
+        }
+        if metrics::is_asked(head, core.config.trusted_proxies.trusts(self.peer)) {
+            return self.own_metrics(inner, context, head);
         }
         let answer = answers::simple(core, head, self.peer);
         let keep = head.keep_alive && head.framing == Framing::None;
