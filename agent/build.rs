@@ -23,7 +23,7 @@ fn main() {
         let name = if inside == "index.html" { "/".to_owned() } else { format!("/{inside}") };
         let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let served = match path.extension().and_then(|e| e.to_str()) {
-            Some("js") => without_line_ends(&without_comments(inside, &text, "//")),
+            Some("js") => without_line_ends(&without_gaps(inside, &without_comments(inside, &text, "//"))),
             Some("css") => without_spaces(&without_comments(inside, &text, "/*")),
             _ => text,
         };
@@ -83,11 +83,71 @@ fn without_comments(name: &str, text: &str, sign: &str) -> String {
     kept
 }
 
+/// Leaves out comments at the ends of lines and the spaces beside brackets and operators. Texts, templates and patterns
+/// stay what they are, code within a template is code.
+fn without_gaps(name: &str, script: &str) -> String {
+    // Two signs with nothing between them must not become another one: no `+`, `-` and `/`.
+    let free = |c: char| "{}()[],;:?=<>&|!*".contains(c);
+    let mut out = String::with_capacity(script.len());
+    let mut inside = Vec::new(); // Open braces and templates.
+    let mut left = script.chars().peekable();
+    while let Some(c) = left.next() {
+        if inside.last() == Some(&'`') {
+            out.push(c);
+            match c {
+                '\\' => out.extend(left.next()),
+                '`' => drop(inside.pop()),
+                '$' if left.peek() == Some(&'{') => {
+                    out.extend(left.next());
+                    inside.push('{');
+                }
+                _ => {}
+            }
+            continue;
+        }
+        let before = out.trim_end();
+        let operand = before.is_empty()
+            || before.ends_with("return")
+            || before.ends_with(|c| free(c) && c != ')' && c != ']');
+        match (c, left.peek()) {
+            ('{' | '`', _) => inside.push(c),
+            ('}', _) => assert_eq!(inside.pop(), Some('{'), "{name}: a brace too many"),
+            ('/', Some('/')) => {
+                while left.next_if(|c| *c != '\n').is_some() {}
+                out.truncate(before.len());
+                continue;
+            }
+            ('/', Some('*')) => panic!("{name}: a comment within a line"),
+            (' ', next) if out.ends_with(free) || next.is_some_and(|c| free(*c)) => continue,
+            _ => {}
+        }
+        out.push(c);
+        let closing = |set: bool, inner: char| if c == '/' { inner == '/' && !set } else { inner == c };
+        if c == '"' || c == '\'' || (c == '/' && operand) {
+            let mut set = false; // In a set of characters, a slash ends no pattern.
+            loop {
+                let inner = left
+                    .next()
+                    .filter(|c| *c != '\n')
+                    .unwrap_or_else(|| panic!("{name}: {c} without its end"));
+                out.push(inner);
+                match inner {
+                    '\\' => out.extend(left.next()),
+                    '[' | ']' => set = inner == '[',
+                    _ if closing(set, inner) => break,
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(inside.is_empty(), "{name}: not closed: {inside:?}");
+    out
+}
+
 /// A line that ends with an opening bracket or a comma goes on in the next one (ECMAScript 12.10 puts no semicolon
-/// there). One with two slashes may end with a comment and is left alone. What is left has about one statement a line, so
-/// that a fault that a browser reports still has a place.
+/// there). What is left has about one statement a line, so that a fault that a browser reports still has a place.
 fn without_line_ends(script: &str) -> String {
-    let goes_on = |line: &str| line.ends_with(['{', '(', '[', ',']) && !line.contains("//");
+    let goes_on = |line: &str| line.ends_with(['{', '(', '[', ',']);
     script.lines().flat_map(|line| [line, if goes_on(line) { "" } else { "\n" }]).collect()
 }
 
