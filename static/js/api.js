@@ -20,14 +20,18 @@ export class ApiError extends Error {
 
 /**
  * Sends a request and returns the `Response` when its status is a good one.
- * @param {object} [options] `json` or `text` to send, `accept`, `signal`, `quiet` (do not end the session on 401)
+ * @param {object} [options] `json` or `text` to send, `accept`, `signal`
  */
 export async function send(method, path, options = {}) {
   let response = await once(method, path, options);
-  if (response.status === 401 && !options.quiet && (await renew())) response = await once(method, path, options);
+  if (response.status === 401) {
+    const renewed = await renew();
+    if (renewed === null) throw new ApiError(503, "The session cannot be renewed at this moment. Try again.");
+    if (renewed) response = await once(method, path, options);
+  }
   if (response.ok) return response;
   const error = await fault(response);
-  if (response.status === 401 && !options.quiet) ended();
+  if (response.status === 401) ended();
   throw error;
 }
 

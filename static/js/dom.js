@@ -34,6 +34,15 @@ export function put(element, ...children) {
   return element;
 }
 
+const drawn = new WeakMap();
+/** The same where what it shows has changed: what has the focus or is being pressed is not taken away. */
+export function redraw(element, value, build) {
+  const text = JSON.stringify(value);
+  if (drawn.get(element) === text) return;
+  drawn.set(element, text);
+  put(element, build());
+}
+
 /** Changes a text only where it differs, so that selections and screen readers are left alone. */
 export function say(element, text) {
   const value = text === null || text === undefined ? "" : String(text);
@@ -62,19 +71,17 @@ export const fresh = (word) => `${word}-${++last}`;
 export function keyed(container, key, make) {
   let rows = new Map();
   return (items) => {
-    const next = new Map();
+    const next = new Map(items.map((item) => [key(item), rows.get(key(item)) ?? make(item)]));
+    // What is gone goes first: moving the others around it would take the focus from them.
+    for (const [id, row] of rows) next.has(id) || row.element.remove();
+    rows = next;
     let place = container.firstElementChild;
     for (const item of items) {
-      const id = key(item);
-      const row = rows.get(id) ?? make(item);
-      rows.delete(id);
-      row.update?.(item);
-      next.set(id, row);
+      const row = rows.get(key(item));
+      row.update(item);
       if (row.element === place) place = place.nextElementSibling;
       else container.insertBefore(row.element, place);
     }
-    for (const row of rows.values()) row.element.remove();
-    rows = next;
   };
 }
 

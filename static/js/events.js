@@ -33,9 +33,10 @@ export function start() {
   if (!document.hidden) open();
 }
 
-export function stop() {
+/** `forNow`: it is begun again, and what came in between is not told. */
+export function stop(forNow = false) {
   wanted = false;
-  lost = false;
+  lost = forNow;
   close();
 }
 

@@ -7,6 +7,9 @@ const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
 
 export const count = (n) => number.format(n ?? 0);
 
+/** "1 request", "2 requests". */
+export const many = (n, one, more = `${one}s`) => `${count(n)} ${n === 1 ? one : more}`;
+
 /** "1.2 MB". */
 export function bytes(n) {
   let value = n ?? 0;
@@ -46,20 +49,16 @@ export function span(seconds) {
 
 /** Only the largest unit: "3 hours". */
 export function uptime(seconds) {
-  const of = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
-  if (seconds >= 86_400) return of(Math.floor(seconds / 86_400), "day");
-  if (seconds >= 3600) return of(Math.floor(seconds / 3600), "hour");
-  return seconds >= 60 ? of(Math.floor(seconds / 60), "minute") : "just started";
+  if (seconds >= 86_400) return many(Math.floor(seconds / 86_400), "day");
+  if (seconds >= 3600) return many(Math.floor(seconds / 3600), "hour");
+  return seconds >= 60 ? many(Math.floor(seconds / 60), "minute") : "just started";
 }
 
 /** "3 minutes ago". */
 export function ago(date, now = Date.now()) {
   const seconds = Math.max(0, (now - date) / 1000);
   if (seconds < 5) return "just now";
-  if (seconds < 60) return `${Math.floor(seconds)} s ago`;
-  const of = (n, word) => `${n} ${word}${n === 1 ? "" : "s"} ago`;
-  if (seconds < 3600) return of(Math.floor(seconds / 60), "minute");
-  return seconds < 86_400 ? of(Math.floor(seconds / 3600), "hour") : of(Math.floor(seconds / 86_400), "day");
+  return `${seconds < 60 ? `${Math.floor(seconds)} s` : uptime(seconds)} ago`;
 }
 
 const pad = (n, width = 2) => String(n).padStart(width, "0");

@@ -3,6 +3,7 @@
 import { h, press } from "./dom.js";
 import * as events from "./events.js";
 import * as live from "./live.js";
+import { closeAll } from "./parts/dialog.js";
 import { failed } from "./parts/toast.js";
 import * as router from "./router.js";
 import { session, known, resume } from "./session.js";
@@ -42,11 +43,13 @@ async function enter() {
   events.start();
   if (location.pathname === "/login") await router.go(nextPath(), { replace: true, force: true });
   else await router.show();
+  router.preload();
 }
 
 function leave(why = "") {
   const from = location.pathname === "/login" ? null : location.pathname + location.search;
   events.stop();
+  closeAll();
   live.forget();
   router.leave();
   running?.abort();
@@ -58,13 +61,16 @@ function leave(why = "") {
   app.querySelector("input")?.focus();
 }
 
-session.addEventListener("begun", () => running === null && enter());
+session.addEventListener("begun", () => (running === null ? enter() : events.start()));
 session.addEventListener("ended", () => {
   if (running === null) return;
   // Edits that are not saved are worth more than the way to the login page.
-  if (router.unsaved()) login.again();
-  else leave("Your session has ended. Log in again.");
+  if (router.unsaved()) {
+    events.stop(true);
+    login.again();
+  } else leave("Your session has ended. Log in again.");
 });
+events.on("open", router.again);
 addEventListener("octoporty-logout", () => leave());
 
 addEventListener("unhandledrejection", (event) => {

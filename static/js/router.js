@@ -1,6 +1,7 @@
 // Which page belongs to which address, and going from one to the next without loading anything anew.
 
-import { ask } from "./parts/dialog.js";
+import { h, press } from "./dom.js";
+import { ask, closeAll } from "./parts/dialog.js";
 
 /** Dispatches `page` with the route that is shown from now on. */
 export const router = new EventTarget();
@@ -10,6 +11,8 @@ let container = null;
 let shown = null; // { route, controller }
 let guard = null;
 let place = history.state?.place ?? 0; // Position in the history, to undo a "back" that was not meant.
+let here = null; // The address that is shown.
+let missing = false; // Its page could not be fetched.
 let undoing = false;
 let showing = 0;
 
@@ -59,6 +62,8 @@ export const unsaved = () => guard?.() === true;
 
 async function mayLeave() {
   if (!unsaved()) return true;
+  // Asked again while it was still open.
+  closeAll();
   const leave = await ask({
     title: "Leave without saving?",
     text: "What you have changed here is not saved yet.",
@@ -74,7 +79,7 @@ async function mayLeave() {
 export async function go(path, { replace = false, force = false } = {}) {
   if (!force && !(await mayLeave())) return;
   if (force) guard = null;
-  if (replace) history.replaceState({ place }, "", path);
+  if (replace || path === here) history.replaceState({ place }, "", path);
   else history.pushState({ place: ++place }, "", path);
   await show();
 }
@@ -82,7 +87,27 @@ export async function go(path, { replace = false, force = false } = {}) {
 /** Changes the query of this page's address only; the page has done the rest. */
 export function setQuery(text) {
   history.replaceState({ place }, "", location.pathname + text);
+  here = address();
 }
+
+const address = () => location.pathname + location.search;
+
+/** Fetches all pages ahead, so that they are there when the Agent is not. */
+export const preload = () => routes.forEach(({ load }) => load().catch(() => {}));
+
+/** Tries again what could not be fetched. */
+export const again = () => missing && show();
+
+const missingPage = () => ({
+  title: "Not here",
+  element: h(
+    "div",
+    { class: "empty" },
+    h("h1", {}, "This page cannot be shown"),
+    h("p", {}, "The Agent does not send it. It comes by itself when the Agent answers again."),
+    press("primary", { onclick: show }, "Try again"),
+  ),
+});
 
 /** Shows the page of the present address. */
 export async function show() {
@@ -90,18 +115,25 @@ export async function show() {
   if (found === null) return go("/", { replace: true, force: true });
   const turn = ++showing;
   const { route, params } = found;
-  const module = await route.load();
+  here = address();
+  const module = await route.load().catch((error) => {
+    // That is what browsers say when a module cannot be fetched.
+    if (error.name !== "TypeError") throw error;
+    return null;
+  });
   if (turn !== showing) return;
+  missing = module === null;
+  closeAll();
   shown?.controller.abort();
   const controller = new AbortController();
   shown = { route, controller };
   router.dispatchEvent(new CustomEvent("page", { detail: route }));
-  const page = module.page({ params, query: new URLSearchParams(location.search), signal: controller.signal });
+  const page = missing ? missingPage() : module.page({ params, query: new URLSearchParams(location.search), signal: controller.signal });
   document.title = `${page.title} - Octoporty Agent`;
   container.replaceChildren(page.element);
   scrollTo(0, 0);
   // So that a screen reader says where it is now, and Tab goes on from there.
-  const heading = container.querySelector("[autofocus], h1");
+  const heading = container.querySelector("[autofocus]") ?? container.querySelector("h1");
   if (heading?.tagName === "H1") heading.tabIndex = -1;
   heading?.focus({ preventScroll: true });
 }
@@ -118,11 +150,16 @@ export function leave() {
 export const retitle = (title) => (document.title = `${title} - Octoporty Agent`);
 
 addEventListener("popstate", async (event) => {
-  const target = event.state?.place ?? 0;
   if (undoing) {
     undoing = false;
     return;
   }
+  // Another place in the same page.
+  if (shown !== null && address() === here) {
+    if (event.state) ({ place } = event.state);
+    return;
+  }
+  const target = event.state?.place ?? 0;
   const step = target - place;
   if (unsaved()) {
     undoing = true;

@@ -55,12 +55,12 @@ function forget() {
 /** Starts renewing in time; at once when the time has passed. Resolves to whether there is a session. */
 export async function resume() {
   if (!known()) return false;
-  if (goodUntil() - Date.now() < EARLY_MS) return renew();
+  if (goodUntil() - Date.now() < EARLY_MS) return (await renew()) !== false;
   plan();
   return true;
 }
 
-/** Renews the session, once for all who ask at the same time. Resolves to whether there is one. */
+/** Renews the session, once for all who ask at the same time. Resolves to whether there is one; null: nobody knows. */
 export function renew() {
   renewing ??= exclusive(exchange).finally(() => (renewing = null));
   return renewing;
@@ -78,25 +78,20 @@ async function exchange() {
     plan();
     return true;
   }
-  let response;
-  try {
-    response = await fetch("/api/v1/auth/refresh", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: "{}",
-    });
-  } catch {
-    // The Agent is away: nothing is known about the session, so it is not given up.
-    timer = setTimeout(renew, 5_000);
-    return true;
-  }
-  if (response.ok) {
+  const response = await fetch("/api/v1/auth/refresh", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: "{}",
+  }).catch(() => null);
+  if (response?.ok) {
     await granted(response);
     return true;
   }
-  if (response.status !== 401 && response.status !== 400) {
+  // The Agent is away or busy: nothing is known about the session, so it is not given up.
+  if (![400, 401].includes(response?.status)) {
+    clearTimeout(timer);
     timer = setTimeout(renew, 5_000);
-    return true;
+    return null;
   }
   // Without locks (plain http) another tab may have been faster by a blink; then its cookies are ours too.
   const alive = await fetch("/api/v1/status").then((answer) => answer.ok, () => false);

@@ -58,7 +58,7 @@ export function shell(signal) {
   const element = h(
     "div",
     { class: "shell" },
-    h("a", { class: "skip", href: "#main" }, "Skip to content"),
+    h("a", { class: "skip", href: "#main", onclick: skip }, "Skip to content"),
     h("header", { class: "topbar" }, menu, h("span", { class: "brand-name" }, "Octoporty"), h("span", { class: "topbar-led" })),
     sidebar,
     shade,
@@ -102,6 +102,12 @@ export function shell(signal) {
 
   notices.append(awayNotice(signal), versionNotice(signal), updateBanner(signal));
   return { element, main };
+
+  // Not by its address: that would be another place to go back to.
+  function skip(event) {
+    event.preventDefault();
+    main.focus();
+  }
 
   async function leave() {
     if (unsaved() && !(await ask({ title: "Log out without saving?", text: "What you have changed here is not saved yet.", confirm: "Log out", danger: true }))) return;

@@ -1,8 +1,10 @@
 // The configuration of Caddy as the Gateway sees it, with the routes that are ours marked.
 
 import { get } from "../api.js";
-import { h, mark, press, put, say } from "../dom.js";
-import { time } from "../format.js";
+import { calmly, every, h, mark, press, put, redraw, say } from "../dom.js";
+import { on, onReturn } from "../events.js";
+import { many, time } from "../format.js";
+import { onConnection } from "../live.js";
 import { busy } from "../parts/dialog.js";
 import { copyButton } from "../parts/copy.js";
 import { icon } from "../parts/icon.js";
@@ -55,30 +57,27 @@ export function page({ signal }) {
   const refresh = press("", {}, icon("refresh", 15), "Refresh");
   refresh.addEventListener("click", () => busy(refresh, "Refreshing…", () => load(true)));
 
-  async function load(again) {
+  /** `asked`: by somebody who waits for it. */
+  async function load(asked) {
     try {
       const [answer, report] = await Promise.all([get("/gateway/caddy-config", signal), get("/gateway/caddy", signal).catch(() => null)]);
       showState(report);
-      if (!answer.success) return wrong(answer.error ?? "there is no answer");
+      if (!answer.success) throw new Error(answer.error ?? "there is no answer");
       const value = JSON.parse(answer.configJson);
       text = JSON.stringify(value, null, 2);
       const parts = pieces(value);
       const ours = parts.filter((part) => part.ours).length;
-      say(number, ours === 0 ? "no route of ours" : `${ours} ${ours === 1 ? "route" : "routes"} of ours, marked`);
-      put(code, h("pre", {}, parts.map((part) => (part.ours ? h("span", { class: "json-own" }, h("span", { class: "hidden" }, "Route of Octoporty: "), part.text, "\n") : `${part.text}\n`))));
+      say(number, ours === 0 ? "no route of ours" : `${many(ours, "route")} of ours, marked`);
+      redraw(code, text, () => h("pre", {}, parts.map((part) => (part.ours ? h("span", { class: "json-own" }, h("span", { class: "hidden" }, "Route of Octoporty: "), part.text, "\n") : `${part.text}\n`))));
       mark(copy, "hidden", null);
-      if (again) toast("success", "Config refreshed");
+      if (asked) toast("success", "Config refreshed");
     } catch (error) {
       if (error.name === "AbortError") return;
-      wrong(error.message);
+      say(number, "");
+      mark(copy, "hidden", true);
+      redraw(code, error.message, () => h("div", { class: "empty" }, icon("warning", 34), h("p", {}, error.message)));
+      if (asked) failed("Failed to load config", error);
     }
-  }
-
-  function wrong(message) {
-    say(number, "");
-    mark(copy, "hidden", true);
-    put(code, h("div", { class: "empty" }, icon("warning", 34), h("p", {}, message)));
-    failed("Failed to load config", new Error(message));
   }
 
   function showState(report) {
@@ -95,9 +94,14 @@ export function page({ signal }) {
     );
   }
 
-  const copy = copyButton("Copy", () => text);
+  const copy = copyButton("Copy", () => text, "");
   mark(copy, "hidden", true);
   load(false);
+  const reload = calmly(500, load, signal);
+  for (const kind of ["MappingsChanged", "MappingStatusUpdate"]) on(kind, reload, signal);
+  onReturn(reload, signal);
+  onConnection(reload, signal);
+  every(15_000, load, signal);
   return {
     title: "Caddy Configuration",
     element: frame(

@@ -2,7 +2,7 @@
 
 import { ApiError, call, download, query, save } from "../api.js";
 import { h, mark, press, put, say } from "../dom.js";
-import { bytes, count } from "../format.js";
+import { bytes, count, many } from "../format.js";
 import { onStatus } from "../live.js";
 import { busy } from "../parts/dialog.js";
 import { pills } from "../parts/field.js";
@@ -76,6 +76,7 @@ function importPanel(signal) {
   let text = null;
   let name = "";
   let mode = "merge";
+  let turn = 0; // Only the last look counts.
   const file = h("input", { type: "file", accept: ".json,application/json", class: "input", id: "import-file", "aria-describedby": "import-hint" });
   const choice = pills("What happens to mappings that are not in the file", [["merge", "Keep others"], ["replace", "Delete others"]], mode, (value) => {
     mode = value;
@@ -100,14 +101,15 @@ function importPanel(signal) {
   const look = () => send(true);
 
   async function send(dryRun) {
+    const mine = ++turn;
     mark(apply, "disabled", true);
     const path = `/mappings/import${query({ mode, dryRun })}`;
     try {
       const ask = () => call("POST", path, { text, signal });
       const report = dryRun ? await ask() : await busy(apply, "Importing…", ask);
-      show(report, dryRun);
+      if (mine === turn) show(report, dryRun);
     } catch (error) {
-      if (ApiError.gone(error)) return;
+      if (mine !== turn || ApiError.gone(error)) return;
       // With faults the answer has the same shape, and says where they are.
       if (error.status === 400 && Array.isArray(error.body?.faults)) return show(error.body, dryRun);
       const faults = Object.values(error.errors ?? {}).flat().join(". ");
@@ -124,9 +126,10 @@ function importPanel(signal) {
       file.value = "";
       text = null;
       put(place, notice("emerald", icon("check"), h("strong", {}, "Imported. "), `${added.length} added, ${changed.length} changed, ${removed.length} deleted.`));
-      return toast("success", "Mappings imported", `${total} changes`);
+      return toast("success", "Mappings imported", many(total, "change"));
     }
-    const line = (kind, look, domain, place, note) => row(badge(look, kind), domain, place, h("td", { class: "wrap" }, note));
+    const cut = (text) => h("td", { class: "cut", title: text }, text);
+    const line = (kind, look, domain, place, note) => row(badge(look, kind), cut(domain), cut(place), h("td", { class: "wrap" }, note));
     const target = (mapping) => `${mapping.internalHost}:${mapping.internalPort}`;
     const value = (v) => (v === null || v === undefined ? "nothing" : String(v));
     const rows = [
@@ -138,13 +141,13 @@ function importPanel(signal) {
     put(
       place,
       h("p", {}, h("strong", {}, faults.length > 0 ? "Nothing can be imported before this is mended. " : total === 0 ? "Nothing would change. " : "This would change: "),
-        `${added.length} new, ${changed.length} changed, ${removed.length} deleted, ${count(report.unchanged ?? 0)} as they are${faults.length > 0 ? `, ${faults.length} ${faults.length === 1 ? "fault" : "faults"}` : ""}.`),
+        `${added.length} new, ${changed.length} changed, ${removed.length} deleted, ${count(report.unchanged ?? 0)} as they are${faults.length > 0 ? `, ${many(faults.length, "fault")}` : ""}.`),
       rows.length > 0 && table("what would change", ["What", "Domain", "Target", "Details"], rows),
     );
     apply.hidden = faults.length > 0 || total === 0;
     mark(apply, "disabled", apply.hidden);
     mark(apply, "class", removed.length > 0 ? "button danger" : "button primary");
-    say(apply, removed.length > 0 ? `Import and delete ${removed.length}` : `Import ${total} ${total === 1 ? "change" : "changes"}`);
+    say(apply, removed.length > 0 ? `Import and delete ${removed.length}` : `Import ${many(total, "change")}`);
   }
 
   return panel(

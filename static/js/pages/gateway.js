@@ -79,11 +79,12 @@ function update(signal) {
   }, signal);
 
   function show(report) {
-    const [look, text] = UPDATES[report.state] ?? ["off", report.state];
-    if (report.state === "none") return put(outcome);
+    const state = report.state ?? "none";
+    const [look, text] = UPDATES[state] ?? ["off", state];
+    if (state === "none") return put(outcome);
     put(
       outcome,
-      h("div", { class: "state-row" }, badge(look, report.state.toUpperCase()), text),
+      h("div", { class: "state-row" }, badge(look, state.toUpperCase()), text),
       report.message && h("p", { class: look === "bad" ? "problem" : "quiet" }, report.message),
       report.targetVersion && fact("Version", `${report.fromVersion ? `v${report.fromVersion} → ` : ""}v${report.targetVersion}`),
       report.at && fact("When", time(report.at, "ago")),

@@ -46,7 +46,7 @@ export function page({ signal }) {
     say(size, `${count(editor.value.length)} of ${count(MOST)} characters`);
     if (saved === null) return;
     say(status, saved.isDefault ? "Default" : "Custom");
-    say(hash, saved.hash.slice(0, 8));
+    say(hash, saved.hash?.slice(0, 8));
     say(gateway, saved.synced === true ? "has it" : saved.synced === false ? "does not have it yet" : "not connected");
     if (editor.value.length > MOST) say(problem, `The page has ${count(editor.value.length)} characters; at most ${count(MOST)} are possible.`);
     else if (saved !== null && editor.value.trim() === "") say(problem, "The page must not be empty. Reset it to get the default.");

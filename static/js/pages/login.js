@@ -4,7 +4,7 @@ import { h, mark, put, say } from "../dom.js";
 import { span } from "../format.js";
 import { dialog } from "../parts/dialog.js";
 import { icon } from "../parts/icon.js";
-import { login } from "../session.js";
+import { login, session } from "../session.js";
 
 function form(done) {
   const input = h("input", { type: "password", id: "password", class: "input", placeholder: "Enter password", autocomplete: "current-password", "aria-describedby": "login-problem", required: true });
@@ -98,8 +98,10 @@ let asking = false;
 export async function again() {
   if (asking) return;
   asking = true;
-  await dialog({ title: "Your session has ended", firm: true }, (close) =>
-    h("div", { class: "modal-body" }, h("p", {}, "Log in again to go on. What you have not saved is still here."), form(() => close(true))),
-  );
+  await dialog({ title: "Your session has ended", firm: true }, (close) => {
+    // In this tab or in another one.
+    session.addEventListener("begun", close, { once: true });
+    return h("div", { class: "modal-body" }, h("p", {}, "Log in again to go on. What you have not saved is still here."), form(() => {}));
+  });
   asking = false;
 }

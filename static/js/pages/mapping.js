@@ -1,7 +1,7 @@
 // One mapping: its form, and beside it how it is doing. A new one is the form alone, with a test of the target.
 
 import { ApiError, get, post, put as replace } from "../api.js";
-import { calmly, h, press, put, say } from "../dom.js";
+import { calmly, h, press, put, redraw, say } from "../dom.js";
 import { on, onReturn } from "../events.js";
 import { count, millis, time } from "../format.js";
 import { onConnection } from "../live.js";
@@ -44,7 +44,8 @@ function detail(id, signal) {
   const lower = h("div", { class: "stack", hidden: true });
   const changed = h("div", { class: "notice notice-cyan", role: "status", hidden: true });
   const side = {
-    route: h("div", { class: "panel-body" }),
+    address: h("div", { class: "panel-body" }),
+    route: h("div", { class: "state-row" }),
     certificate: h("div", { class: "facts" }),
     certificateBadge: h("span", {}),
     info: h("div", { class: "facts" }),
@@ -74,14 +75,10 @@ function detail(id, signal) {
 
   function paint() {
     retitle(mapping.name);
-    put(crumb, way(mapping.name));
+    redraw(crumb, mapping.name, () => way(mapping.name));
     const route = routeOf(mapping);
-    put(
-      side.route,
-      h("p", { class: "data address" }, publicUrl(mapping)),
-      addressActions(mapping),
-      h("div", { class: "state-row" }, routeBadge(mapping), h("span", { class: route.look === "bad" ? "problem" : "quiet" }, route.text)),
-    );
+    redraw(side.address, mapping.externalDomain, () => [h("p", { class: "data address" }, publicUrl(mapping)), addressActions(mapping)]);
+    put(side.route, routeBadge(mapping), h("span", { class: route.look === "bad" ? "problem" : "quiet" }, route.text));
     put(side.certificateBadge, certificateBadge(mapping.certificate));
     certificateFacts(side.certificate, mapping.certificate);
     put(
@@ -158,7 +155,7 @@ function detail(id, signal) {
     h(
       "div",
       { class: "stack" },
-      panel("Public Address", null, side.route),
+      panel("Public Address", null, side.address, side.route),
       panel("Certificate", [side.certificateBadge, check], side.certificate),
       panel("Mapping Info", null, side.info),
       panel("Connection Flow", null, side.flow),

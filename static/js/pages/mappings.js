@@ -28,7 +28,7 @@ export function page({ query, signal }) {
   );
   const cards = h("ul", { class: "cards" });
   const body = h("tbody", {});
-  const list = table("mappings", ["Name", "External Endpoint", "Internal Target", "Status", "Last request", "Actions"], body, "panel flush mappings-table");
+  const list = table("mappings", ["Name", "External Endpoint", "Internal Target", "Status", "Last request", "Actions"], body, "panel flush mappings-table acts");
   const summary = h("p", { class: "quiet summary", role: "status" });
   const empty = h("div", { class: "empty", hidden: true });
   const wait = loader();
@@ -53,7 +53,7 @@ export function page({ query, signal }) {
     const shown = all.filter(
       (mapping) =>
         (filter === "all" || mapping.enabled === (filter === "active")) &&
-        [mapping.name, mapping.externalDomain, mapping.internalHost].some((text) => text.toLowerCase().includes(words)),
+        [mapping.name, mapping.externalDomain, mapping.internalHost].some((text) => (text ?? "").toLowerCase().includes(words)),
     );
     cards.hidden = view !== "grid" || shown.length === 0;
     list.hidden = view === "grid" || shown.length === 0;
@@ -106,7 +106,7 @@ export function page({ query, signal }) {
       erase,
       update(next) {
         mapping = next;
-        flip.value = next.enabled;
+        if (!flip.button.ariaBusy) flip.value = next.enabled;
         mark(flip.button, "aria-label", `${next.enabled ? "Disable" : "Enable"} mapping ${next.name}`);
         mark(edit, "href", `/mappings/${next.id}`);
         mark(edit, "aria-label", `Edit ${next.name}`);
@@ -165,7 +165,7 @@ export function page({ query, signal }) {
 
   function row(first) {
     const own = controls(first);
-    const cells = [0, 1, 2, 3, 4].map(() => h("td", {}));
+    const cells = ["cut", "cut", "cut", "", ""].map((look) => h("td", { class: look }));
     const element = h("tr", { class: "group" }, cells, h("td", {}, actions(own.flip.element, own.edit, own.erase)));
     return {
       element,
@@ -174,6 +174,7 @@ export function page({ query, signal }) {
         put(cells[0], led(routeOf(mapping).look), h("a", { href: `/mappings/${mapping.id}` }, mapping.name));
         say(cells[1], publicUrl(mapping));
         say(cells[2], internalUrl(mapping));
+        cells.slice(0, 3).forEach((cell) => (cell.title = cell.textContent));
         put(cells[3], h("div", { class: "badges" }, badges(mapping)));
         put(cells[4], time(mapping.lastRequestAt, "ago", "never"));
       },

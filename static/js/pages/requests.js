@@ -3,7 +3,7 @@
 import { ApiError, download, get, query as toQuery, save } from "../api.js";
 import { h, mark, press, put, say } from "../dom.js";
 import { on, onReturn } from "../events.js";
-import { bytes, count, dateText, millis, time } from "../format.js";
+import { bytes, dateText, many, millis, time } from "../format.js";
 import { busy, dialog } from "../parts/dialog.js";
 import { icon } from "../parts/icon.js";
 import { badge, fact, frame, led, loader, table } from "../parts/layout.js";
@@ -41,6 +41,7 @@ export function fits(item, filter) {
 
 export function page({ query, signal }) {
   const filter = Object.fromEntries(NAMES.map((name) => [name, query.get(name) ?? ""]));
+  for (const name of ["from", "to"]) if (Number.isNaN(Date.parse(filter[name]))) filter[name] = "";
   let items = [];
   let next = null;
   let live = true;
@@ -74,6 +75,7 @@ export function page({ query, signal }) {
       changed();
     }, 250);
   });
+  signal.addEventListener("abort", () => clearTimeout(typing));
   const moment = (label, name) => {
     const input = h("input", { type: "datetime-local", class: "input compact", step: 1 });
     if (filter[name]) input.value = dateText(new Date(filter[name]), "full").replace(" ", "T");
@@ -123,14 +125,14 @@ export function page({ query, signal }) {
   function line(item) {
     const kind = statusClass(item);
     const look = { 1: "off", 2: "good", 3: "cyan", 4: "warn", 5: "bad", error: "bad" }[kind] ?? "off";
-    const address = `${item.externalDomain ?? ""}${item.path}${item.queryString ? `?${item.queryString.replace(/^\?/, "")}` : ""}`;
-    const open = h("button", { class: "link-button", "aria-label": `Details of ${item.method} ${address}`, onclick: () => details(item, address) }, address);
+    const address = `${item.externalDomain ?? ""}${item.path ?? ""}${item.queryString ? `?${item.queryString.replace(/^\?/, "")}` : ""}`;
+    const open = h("button", { class: "link-button", "aria-label": `Details of ${item.method ?? ""} ${address}`, onclick: () => details(item, address) }, address);
     return h(
       "tr",
       { class: "group" },
       h("td", {}, time(item.timestamp, "near")),
       h("td", {}, badge(look, item.statusCode || "NONE")),
-      h("td", {}, item.method),
+      h("td", {}, item.method ?? "–"),
       h("td", { class: "cut" }, open),
       h("td", { class: "number" }, millis(item.durationMs)),
       h("td", { class: "number" }, bytes(item.responseSize)),
@@ -149,7 +151,7 @@ export function page({ query, signal }) {
         : [h("h2", {}, "No requests yet"), h("p", {}, "Every visitor's request through the tunnel appears here as it happens.")]);
     }
     reset.hidden = active() === 0;
-    say(summary, items.length === 0 ? "" : `Showing ${count(items.length)} requests${next === null ? "" : ", newest first"}`);
+    say(summary, items.length === 0 ? "" : `Showing ${many(items.length, "request")}${next === null ? "" : ", newest first"}`);
   }
 
   async function load() {
@@ -211,7 +213,7 @@ export function page({ query, signal }) {
 
   function details(item, address) {
     const url = `https://${address}`;
-    return dialog({ title: `${item.method} ${item.path}`, wide: true }, (close) =>
+    return dialog({ title: `${item.method ?? ""} ${item.path ?? ""}`, wide: true }, (close) =>
       h(
         "div",
         { class: "modal-body" },

@@ -1,9 +1,9 @@
 // Who is logged in, and ending that.
 
 import { ApiError, get, post, remove } from "../api.js";
-import { every, h, press, put } from "../dom.js";
-import { time } from "../format.js";
-import { ask } from "../parts/dialog.js";
+import { every, h, keyed, press, say } from "../dom.js";
+import { setTime, time } from "../format.js";
+import { ask, busy } from "../parts/dialog.js";
 import { badge, panel, row, table } from "../parts/layout.js";
 import { settings } from "../parts/settings.js";
 import { failed, toast } from "../parts/toast.js";
@@ -33,35 +33,39 @@ export function page({ signal }) {
     if (sure) ended();
   });
 
-  let shown = "";
+  const paint = keyed(rows, (one) => one.id, (one) => {
+    const end = press("small", { "aria-label": `End the session of ${browser(one.userAgent)} at ${one.address ?? "an unknown address"}` }, "End");
+    end.addEventListener("click", async () => {
+      try {
+        await busy(end, "Ending…", () => remove(`/auth/sessions/${one.id}`));
+        toast("success", "Session ended", browser(one.userAgent));
+        if (one.current) return ended();
+      } catch (error) {
+        failed("The session could not be ended", error);
+      }
+      load();
+    });
+    const name = h("td", { title: one.userAgent }, browser(one.userAgent), " ", one.current && badge("good", "THIS ONE"));
+    const [address, used, expires] = [h("td", {}), time(null), time(null)];
+    return {
+      element: row(name, address, time(one.createdAt), used, expires, end),
+      update(now) {
+        say(address, now.address ?? "–");
+        setTime(used, now.usedAt, "ago");
+        setTime(expires, now.expiresAt);
+      },
+    };
+  });
 
   async function load() {
     try {
-      const list = await get("/auth/sessions", signal);
-      const now = JSON.stringify(list);
-      if (now === shown) return;
-      shown = now;
-      put(rows, list.map((one) => {
-        const end = press("small", { "aria-label": `End the session of ${browser(one.userAgent)} at ${one.address ?? "an unknown address"}` }, "End");
-        end.addEventListener("click", async () => {
-          try {
-            await remove(`/auth/sessions/${one.id}`);
-            toast("success", "Session ended", browser(one.userAgent));
-            if (one.current) return ended();
-          } catch (error) {
-            failed("The session could not be ended", error);
-          }
-          load();
-        });
-        const name = h("td", { title: one.userAgent ?? "" }, browser(one.userAgent), " ", one.current && badge("good", "THIS ONE"));
-        return row(name, one.address ?? "–", time(one.createdAt), time(one.usedAt, "ago"), time(one.expiresAt), end);
-      }));
+      paint(await get("/auth/sessions", signal));
     } catch (error) {
-      if (!ApiError.gone(error) && shown === "") failed("Failed to load the sessions", error);
+      if (!ApiError.gone(error) && !rows.hasChildNodes()) failed("Failed to load the sessions", error);
     }
   }
   load();
   every(10_000, load, signal);
-  const list = table("sessions", ["Browser", "Address", "Logged in", "Last renewed", "Ends", "Action"], rows);
+  const list = table("sessions", ["Browser", "Address", "Logged in", "Last renewed", "Ends", "Action"], rows, "acts");
   return settings("/settings/sessions", "Who is logged in to this Agent", all, panel("Sessions", null, list));
 }

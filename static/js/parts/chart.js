@@ -117,7 +117,7 @@ export function chart({ title, format, series, stacked = false }) {
         return;
       }
       const alone = (i === 0 || list[i - 1] === null) && (i === list.length - 1 || list[i + 1] === null);
-      path += `${start === null ? "M" : "L"}${x(i).toFixed(1)} ${y(value).toFixed(1)}${alone ? "h1.5" : ""}`;
+      path += `${start === null ? "M" : "L"}${x(i).toFixed(1)} ${y(value).toFixed(1)}${alone ? "m-2 0h4" : ""}`;
       if (start === null) area += `M${x(i).toFixed(1)} ${y(0)}`;
       area += `L${x(i).toFixed(1)} ${y(value).toFixed(1)}`;
       if (i === list.length - 1 || list[i + 1] === null) area += `L${x(i).toFixed(1)} ${y(0)}z`;
@@ -161,7 +161,7 @@ export function chart({ title, format, series, stacked = false }) {
     const row = values(bucket);
     put(
       tip,
-      h("time", { datetime: bucket.time, title: utc(new Date(bucket.time)) }, when(bucket, false)),
+      h("time", { datetime: bucket.time }, when(bucket, false), h("small", {}, utc(new Date(bucket.time)))),
       series.map(({ label }, k) =>
         h("div", {}, h("span", {}, label), h("b", {}, row[k] === null ? "–" : format(row[k]))),
       ),
@@ -214,7 +214,7 @@ export function chart({ title, format, series, stacked = false }) {
             h(
               "tr",
               {},
-              h("th", { scope: "row" }, when(bucket, false)),
+              h("th", { scope: "row", title: utc(new Date(bucket.time)) }, when(bucket, false)),
               values(bucket).map((value) => h("td", {}, value === null ? "–" : format(value))),
             ),
           ),
@@ -254,6 +254,7 @@ export function spark(label, look, format, most = 60) {
     push(value) {
       list.push(value);
       if (list.length > most) list.shift();
+      if (list.length < 2) return;
       const top = Math.max(...list, 1e-9) * 1.1;
       const points = list.map((v, i) => `${(120 - (list.length - 1 - i) * (120 / (most - 1))).toFixed(1)} ${(31 - (v / top) * 30).toFixed(1)}`);
       mark(path, "d", `M${points.join("L")}`);

@@ -26,13 +26,13 @@ export async function copy(text) {
 }
 
 /** @param {() => string} text  asked when pressed */
-export function copyButton(label, text) {
-  const button = press("small", {}, icon("copy", 15), label);
+export function copyButton(label, text, kind = "small") {
+  const button = press(kind, {}, icon("copy", 15), label);
   button.addEventListener("click", async () => {
     if (await copy(text())) {
       put(button, icon("check", 15), "Copied");
       setTimeout(() => put(button, icon("copy", 15), label), 2_000);
-      toast("success", "Copied", text(), { key: "copied" });
+      toast("success", "Copied", text().slice(0, 200), { key: "copied" });
     } else {
       toast("warning", "Not copied", `The browser does not allow it. The text is: ${text()}`, { key: "copied" });
     }

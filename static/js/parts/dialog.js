@@ -3,42 +3,48 @@
 import { fresh, h, mark, press, put, say } from "../dom.js";
 import { icon } from "./icon.js";
 
+const opened = new Set();
+
+/** Ends all that are open: the page that they belong to is left. */
+export const closeAll = () => opened.forEach((close) => close());
+
 /**
  * Opens a dialog. `build(close)` gives what is in it; `close(result)` ends it. Resolves to the result, `undefined`
  * when it was dismissed.
- * @param {{title: string, wide?: boolean, firm?: boolean}} options  a firm one cannot be dismissed
+ * @param {{title: string, wide?: boolean, firm?: boolean}} options  one cannot be dismissed while it is firm
  */
-export function dialog({ title, wide = false, firm = false }, build) {
+export function dialog(options, build) {
   return new Promise((resolve) => {
     const id = fresh("dialog");
     const before = document.activeElement;
     let result;
     const close = (value) => {
       result = value;
+      opened.delete(close);
       element.close();
     };
+    const dismiss = () => options.firm || close();
     const element = h(
       "dialog",
-      { class: wide ? "modal modal-wide" : "modal", "aria-labelledby": id },
+      { class: options.wide ? "modal modal-wide" : "modal", "aria-labelledby": id },
       h(
         "div",
         { class: "modal-box bg-surface-2" },
         h(
           "div",
           { class: "modal-head" },
-          h("h2", { id }, title),
-          !firm &&
-            h("button", { class: "icon-button", "aria-label": "Close", onclick: () => close() }, icon("close")),
+          h("h2", { id }, options.title),
+          !options.firm && h("button", { class: "icon-button", "aria-label": "Close", onclick: dismiss }, icon("close")),
         ),
         build(close),
       ),
     );
-    element.addEventListener("cancel", (event) => firm && event.preventDefault());
-    element.addEventListener("pointerdown", (event) => {
-      if (event.target === element && !firm) close();
-    });
+    element.addEventListener("pointerdown", (event) => event.target === element && dismiss());
     element.addEventListener("keydown", (event) => keepInside(element, event));
     element.addEventListener("close", () => {
+      // Escape. A browser may close it whatever is said at "cancel", so a firm one comes back.
+      if (opened.has(close) && options.firm) return element.showModal();
+      opened.delete(close);
       element.remove();
       document.body.classList.toggle("has-modal", document.querySelector("dialog[open]") !== null);
       if (before?.isConnected) before.focus();
@@ -46,6 +52,7 @@ export function dialog({ title, wide = false, firm = false }, build) {
     });
     document.body.append(element);
     document.body.classList.add("has-modal");
+    opened.add(close);
     element.showModal();
   });
 }
@@ -69,23 +76,23 @@ function keepInside(element, event) {
  * Resolves to whether it was confirmed.
  */
 export async function ask({ title, text, confirm, cancel = "Cancel", danger = false, run = null }) {
-  const answer = await dialog({ title }, (close) => {
+  const options = { title };
+  const answer = await dialog(options, (close) => {
     const problem = h("p", { class: "problem", role: "alert" });
     const yes = h("button", { class: danger ? "button danger" : "button primary" }, confirm);
     const no = press("", { autofocus: true, onclick: () => close(false) }, cancel);
     yes.addEventListener("click", async () => {
       if (run === null) return close(true);
       say(problem, "");
-      mark(yes, "disabled", true);
       mark(no, "disabled", true);
-      say(yes, "Please wait…");
+      // What comes of it must be seen.
+      options.firm = true;
       try {
-        await run();
+        await busy(yes, "Please wait…", run);
         close(true);
       } catch (error) {
         say(problem, error.message);
-        say(yes, confirm);
-        mark(yes, "disabled", false);
+        options.firm = false;
         mark(no, "disabled", false);
         yes.focus();
       }
@@ -114,9 +121,10 @@ export const report = (title, message, details = "") =>
     ),
   );
 
-/** A button that is busy while its work runs. */
+/** A button that is busy while its work runs, and has the focus again after it. */
 export async function busy(button, text, work) {
   const before = [...button.childNodes];
+  const focused = document.activeElement === button;
   mark(button, "disabled", true);
   mark(button, "aria-busy", "true");
   put(button, h("span", { class: "spinner", "aria-hidden": "true" }), text);
@@ -126,5 +134,6 @@ export async function busy(button, text, work) {
     put(button, ...before);
     mark(button, "aria-busy", null);
     mark(button, "disabled", false);
+    if (focused && document.activeElement === document.body) button.focus();
   }
 }

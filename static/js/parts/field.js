@@ -82,6 +82,7 @@ export function toggle({ label, hint = "", on = false, quiet = false, change = (
     },
   };
   button.addEventListener("click", () => {
+    if (button.ariaBusy) return;
     self.value = !self.value;
     change(self.value);
   });

@@ -3,7 +3,7 @@
 import { ApiError, get, query, save } from "../api.js";
 import { fresh, h, mark, press, say } from "../dom.js";
 import { on, onReturn } from "../events.js";
-import { dateText, utc } from "../format.js";
+import { dateText, many, utc } from "../format.js";
 import { busy, report } from "./dialog.js";
 import { icon } from "./icon.js";
 import { toast } from "./toast.js";
@@ -23,6 +23,7 @@ export function logView({ title, path, event, name }, signal) {
   let loading = null;
   let paused = false;
   let held = [];
+  let missed = false; // Something came while it was held that is not in `held`.
   let least = 0;
   let words = "";
 
@@ -72,8 +73,8 @@ export function logView({ title, path, event, name }, signal) {
 
   function count() {
     const shown = lines.filter(shows).length;
-    const text = shown === lines.length ? `(${lines.length} entries)` : `(${shown} of ${lines.length} entries)`;
-    say(number, text);
+    const all = many(lines.length, "entry", "entries");
+    say(number, shown === lines.length ? `(${all})` : `(${shown} of ${all})`);
     say(empty, lines.length === 0 ? `Waiting for ${title.toLowerCase()}…` : "No line fits.");
     empty.hidden = shown > 0;
     more.hidden = !hasMore;
@@ -106,6 +107,8 @@ export function logView({ title, path, event, name }, signal) {
   }
 
   async function load() {
+    missed = false;
+    held = [];
     try {
       const answer = await fetchPage(0);
       lines = [...answer.logs].reverse();
@@ -162,7 +165,7 @@ export function logView({ title, path, event, name }, signal) {
       return;
     }
     held.push(detail);
-    if (held.length > MOST) held.shift();
+    if (held.length > MOST) missed = Boolean(held.shift());
     if (paused) put(pause);
     else flush();
   }
@@ -215,7 +218,9 @@ export function logView({ title, path, event, name }, signal) {
   pause.addEventListener("click", () => {
     paused = !paused;
     put(pause);
-    if (!paused) flush();
+    if (paused) return;
+    if (missed) load();
+    else flush();
   });
   clear.addEventListener("click", () => {
     lines = [];
@@ -228,7 +233,7 @@ export function logView({ title, path, event, name }, signal) {
   fetchAll.addEventListener("click", downloadAll);
   on(event, live, signal);
   // Whatever came while the stream was away is in the history.
-  onReturn(() => !paused && load(), signal);
+  onReturn(() => (paused ? (missed = true) : load()), signal);
   count();
   load();
   return { element, load };

@@ -40,18 +40,19 @@ export function certificateBadge(certificate) {
   return badge(look, word.toUpperCase());
 }
 
-export const publicUrl = (mapping) => `https://${mapping.externalDomain}`;
+export const publicUrl = (mapping) => `https://${mapping.externalDomain ?? ""}`;
 
 export function internalUrl(mapping) {
-  const host = mapping.internalHost.includes(":") && !mapping.internalHost.startsWith("[") ? `[${mapping.internalHost}]` : mapping.internalHost;
-  return `${mapping.internalProtocol.toLowerCase()}://${host}:${mapping.internalPort}`;
+  const host = mapping.internalHost ?? "";
+  const inside = host.includes(":") && !host.startsWith("[") ? `[${host}]` : host;
+  return `${mapping.internalUseTls ? "https" : "http"}://${inside}:${mapping.internalPort ?? ""}`;
 }
 
 /** A text that may be broken after each of its parts, not in the middle of one. */
 export const breakable = (text) => text.split(/(?<=[/.:])(?=[^/.:])/).map((part) => [part, h("wbr", {})]);
 
 /** A wildcard is no address that can be opened. */
-const isWildcard = (mapping) => mapping.externalDomain.startsWith("*");
+const isWildcard = (mapping) => !/^[^*]/.test(mapping.externalDomain);
 
 /** Copy, open and QR code of a public address. */
 export function addressActions(mapping) {

@@ -114,8 +114,14 @@ export function mappingForm({ submit, save, saved, extra = null }) {
     const wrong = [name, domain, host, port, headerName].filter((one) => !one.valid());
     if (wrong.length > 0) return wrong[0].input.focus();
     const sent = values();
+    // What is typed meanwhile would be lost.
+    const focused = document.activeElement;
+    element.inert = true;
     try {
-      const mapping = await busy(button, "Saving…", () => save(sent));
+      const mapping = await busy(button, "Saving…", () => save(sent)).finally(() => {
+        element.inert = false;
+        focused.focus();
+      });
       clean = JSON.stringify(sent);
       saved(mapping);
     } catch (error) {

@@ -3,7 +3,7 @@
 import { onConnection } from "../live.js";
 import { get } from "../api.js";
 import { every, h, mark, put, s, say } from "../dom.js";
-import { bytes, dateText, span, time, utc } from "../format.js";
+import { bytes, dateText, many, span, time, utc } from "../format.js";
 import { on } from "../events.js";
 import { pills } from "./field.js";
 import { alarm, panel, quiet, row, table } from "./layout.js";
@@ -65,10 +65,10 @@ export function connectionStrip(signal) {
       rest.map((one) => s("rect", { class: "strip-away", x: x(one[0]), y: 11, width: Math.max(1.5, x(one[1]) - x(one[0])), height: 6 }, title("Not open", one))),
     );
     const percent = now > known ? (100 * open) / (now - known) : 0;
-    const words = items.length === 0 ? "" : `open ${percent >= 99.995 ? "100" : percent.toFixed(2)} % of the time, ${rest.length} ${rest.length === 1 ? "gap" : "gaps"}`;
+    const words = items.length === 0 ? "" : `open ${percent >= 99.995 ? "100" : percent.toFixed(2)} % of the time, ${many(rest.length, "gap")}`;
     say(share, words);
     mark(svg, "aria-label", `Connection history of the last ${range === "day" ? "24 hours" : "7 days"}: ${words || "nothing recorded"}`);
-    put(ends, h("span", {}, dateText(new Date(from), "full").slice(0, 16)), h("span", {}, complete ? "" : "older ones are not shown"), h("span", {}, "now"));
+    put(ends, h("span", { title: utc(new Date(from)) }, dateText(new Date(from)).slice(0, 16)), h("span", {}, complete ? "" : "older ones are not shown"), h("span", {}, "now"));
     empty.hidden = items.length > 0;
     all.hidden = items.length === 0;
   }
@@ -76,7 +76,8 @@ export function connectionStrip(signal) {
   async function load() {
     try {
       const answer = await get("/connections?limit=500", signal);
-      ({ items } = answer);
+      // The earlier program may have left some that began nobody knows when.
+      items = answer.items.filter((item) => item.connectedAt);
       complete = answer.next === null || answer.next === undefined || Date.parse(items.at(-1)?.connectedAt) < Date.now() - SPANS[range] * 1000;
       put(problem);
     } catch (error) {
@@ -100,7 +101,7 @@ export function connectionStrip(signal) {
   }
 
   load();
-  every(30_000, paint, signal);
+  every(15_000, load, signal);
   onConnection(load, signal);
   on("open", load, signal);
   return { element };

@@ -2,7 +2,7 @@
 
 import { get, query } from "../api.js";
 import { every, h, put, say } from "../dom.js";
-import { bytes, count, millis, short } from "../format.js";
+import { bytes, count, many, millis, short } from "../format.js";
 import { keep, kept } from "../kept.js";
 import { chart } from "./chart.js";
 import { pills } from "./field.js";
@@ -69,7 +69,7 @@ export function trafficPanel({ mapping = null, onData = () => {} }, signal) {
       put(problem);
       for (const one of charts) one.draw(traffic);
       const { requests, bytesIn, bytesOut, failed } = traffic.totals;
-      say(totals, `${count(requests)} requests, ${bytes(bytesOut)} out, ${bytes(bytesIn)} in, ${count(failed)} without answer`);
+      say(totals, `${many(requests, "request")}, ${bytes(bytesOut)} out, ${bytes(bytesIn)} in, ${count(failed)} without answer`);
       onData(traffic);
     } catch (error) {
       if (mine === turn && error.name !== "AbortError") say(problem, `The traffic cannot be shown: ${error.message}`);
