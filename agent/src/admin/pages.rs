@@ -199,7 +199,7 @@ mod tests {
                 "<script>",
                 "<style",
                 "style=",
-                "onclick=",
+                "onclick=\"",
                 "eval(",
                 "innerHTML",
                 "outerHTML",
