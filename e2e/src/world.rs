@@ -154,6 +154,11 @@ impl World {
         &self.gateways[0]
     }
 
+    /// The Gateway's own name, as the Agents dial it.
+    pub fn own_name(&self) -> String {
+        self.gateway().address().ip().to_string()
+    }
+
     /// The first Agent.
     pub fn agent(&self) -> &Agent {
         &self.agents[0]

@@ -19,7 +19,9 @@
 //! | `config` | settings, exit statuses |
 //! | `caddy` | are Caddy's routes kept as they should be, and never written without need? |
 //! | `caddy_visitors` | does everything arrive through a real Caddy as well? |
-//! | `control` | log, landing page, updates, trying the tunnel |
+//! | `control` | log, updates, older peers |
+//! | `landing` | the page on the Gateway's own host |
+//! | `trying` | do the endpoints for trying the tunnel tell the truth? |
 //! | `greeting`, `frames` | the tunnel's protocol, against peers that are played by hand |
 //! | `links` | dead, frozen, cut and slow links |
 //! | `robustness` | bounds, overload, signals, `kill -9` |
@@ -48,6 +50,7 @@ mod frames;
 mod greeting;
 mod history;
 mod http;
+mod landing;
 mod links;
 mod many;
 mod metrics;
@@ -58,4 +61,5 @@ mod service;
 mod smuggling;
 mod streaming;
 mod tls;
+mod trying;
 mod upgrade;
