@@ -264,6 +264,8 @@ fn a_lost_tunnel_fails_what_was_asked_at_once() {
     });
     assert_eq!(asked["success"], false);
     assert!(asked["error"].as_str().expect("a text").contains("lost"), "{asked}");
+    // The answer is here before the tunnel's own thread knows of the loss.
+    agent.wait_status("Reconnecting");
     let unconnected = ask(&agent, "/api/v1/gateway/caddy-config");
     assert!(unconnected["error"].as_str().expect("a text").contains("Not connected"), "{unconnected}");
 }
