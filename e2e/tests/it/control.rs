@@ -3,7 +3,7 @@
 use std::fs;
 
 use e2e::journal::{PATIENCE, until};
-use e2e::peer::{FakeGateway, Peer};
+use e2e::peer::{FakeGateway, Peer, kind};
 use e2e::visitor::Visitor;
 use e2e::world::{Agent, Gateway, Settings, World};
 use serde_json::{Value, json};
@@ -204,13 +204,29 @@ fn whoever_watches_the_log_gets_what_he_missed_and_what_comes() {
     let mut peer = Peer::publishing(gateway.address(), "0f8fad5b-d9cb-469f-a165-70867728950e", &["app.test"]);
     peer.control(&json!({ "type": "watch-logs", "on": true, "after": 0 }));
     let mut ids: Vec<u64> = Vec::new();
-    let note = |peer: &mut Peer, ids: &mut Vec<u64>, wanted: &str| loop {
-        let news = peer.expect_control("log");
+    let lines_of = |news: &Value, ids: &mut Vec<u64>| {
         assert_eq!(news["dropped"], 0, "{news}");
         let lines = news["lines"].as_array().expect("lines").clone();
         ids.extend(lines.iter().map(|line| line["id"].as_u64().expect("an id")));
+        lines
+    };
+    let note = |peer: &mut Peer, ids: &mut Vec<u64>, wanted: &str| loop {
+        let lines = lines_of(&peer.expect_control("log"), ids);
         if lines.iter().any(|line| line["message"].as_str().is_some_and(|m| m.contains(wanted))) {
             return;
+        }
+    };
+    // Lines that nobody waits for may come first: what the Gateway says of itself.
+    let next_open = |peer: &mut Peer, ids: &mut Vec<u64>| loop {
+        let frame = peer.receive();
+        if frame.kind == kind::OPEN {
+            return frame.open();
+        }
+        if frame.kind == kind::CONTROL {
+            let message = frame.json();
+            if message["type"] == "log" {
+                lines_of(&message, ids);
+            }
         }
     };
     note(&mut peer, &mut ids, "1 mappings, serving");
@@ -218,7 +234,7 @@ fn whoever_watches_the_log_gets_what_he_missed_and_what_comes() {
     let mut visitor = gateway.visitor("app.test");
     for number in 0..3 {
         visitor.ask("GET", &format!("/live-{number}"), &[]);
-        let open = peer.expect_open();
+        let open = next_open(&mut peer, &mut ids);
         peer.answer(open.stream, b"ok");
         assert_eq!(visitor.response("GET").status(), 200);
         note(&mut peer, &mut ids, &format!("/live-{number}"));
@@ -235,7 +251,7 @@ fn whoever_watches_the_log_gets_what_he_missed_and_what_comes() {
     assert_eq!(visitor.response("GET").status(), 200);
     peer.control(&json!({ "type": "get-certificate", "request": 6, "host": "not-mine.test" }));
     loop {
-        let message = peer.expect(e2e::peer::kind::CONTROL).json();
+        let message = peer.expect(kind::CONTROL).json();
         assert_ne!(message["type"], "log", "{message}");
         if message["type"] == "failed" {
             assert_eq!(message["request"], 6);

@@ -32,7 +32,7 @@ impl<'b> TunnelResponse<'b> {
     }
 }
 
-/// Checks a head that [`write_tunnel_response`] wrote; `buf` is the whole head and nothing else.
+/// Checks a head that [`write_tunnel_response`](super::write_tunnel_response) wrote; `buf` is the whole head and nothing else.
 ///
 /// One pass over the bytes. The Agent is known, but its bytes go to a connection that other visitors share
 /// when a proxy is in front, so line ends, names and framing are checked as if it were not.
