@@ -50,6 +50,12 @@ test("Caddy's state is shown, and its configuration with our routes marked", asy
   assert.match(await page.locator(".json").innerText(), /blog\.example/);
   await page.getByRole("button", { name: "Refresh" }).click();
   await toast(page, "Config refreshed");
+  // Without a click, too.
+  await page.getByText(/^1 route of ours/).waitFor();
+  const live = await world.mapping("live.example.com");
+  await page.getByText(/^2 routes of ours/).waitFor();
+  await world.api("DELETE", `/mappings/${live.id}`);
+  await page.getByText(/^1 route of ours/).waitFor();
   await close(page);
 });
 

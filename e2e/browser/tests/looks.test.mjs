@@ -64,11 +64,15 @@ for (const theme of ["dark", "light"]) {
   for (const width of [1280, 360]) {
     test(`every page is accessible and fits: ${theme}, ${width} px`, async () => {
       const size = { theme, width, height: width === 360 ? 740 : 900 };
+      let told = 0;
       const picture = (page, name) => page.screenshot({ path: join(PICTURES, `${name}-${theme}-${width}.png`), fullPage: true });
       const look = async (page, name) => {
         await accessible(page, `${name} ${theme} ${width}`);
         const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
         assert.ok(wide <= 0, `${name} is ${wide} px wider than ${width}`);
+        const times = await page.evaluate(() => [...document.querySelectorAll("main time[datetime]")].map((one) => [one.outerHTML, /UTC/.test(one.title + one.textContent)]));
+        told += times.length;
+        assert.deepEqual(times.filter(([, utc]) => !utc), [], `${name}: a time without its UTC`);
         await picture(page, name);
       };
       const login = await open(browser, world, "/login", { ...size, loggedIn: false });
@@ -81,6 +85,7 @@ for (const theme of ["dark", "light"]) {
         await ready(page);
         await look(page, name);
       }
+      assert.ok(told > 20, `only ${told} times`);
       await close(page);
     });
   }

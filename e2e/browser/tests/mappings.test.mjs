@@ -312,7 +312,25 @@ test("the public address can be copied, opened and carried to a phone", async ()
   const link = page.getByRole("link", { name: "Open" });
   assert.deepEqual([await link.getAttribute("href"), await link.getAttribute("target"), await link.getAttribute("rel")], ["https://home.example.com", "_blank", "noopener noreferrer"]);
   await page.getByRole("button", { name: "QR code" }).click();
-  await page.getByRole("img", { name: "QR code of https://home.example.com" }).waitFor();
+  const code = page.getByRole("img", { name: "QR code of https://home.example.com" });
+  await code.waitFor();
+  // As a camera sees it: every module where it belongs, dark on light, with four light ones around. That the modules are
+  // the right ones is seen in `modules`.
+  const png = (await code.screenshot({ animations: "disabled" })).toString("base64");
+  const [seen, meant] = await page.evaluate(async (png) => {
+    const { qr } = await import("/js/parts/qr.js");
+    const rows = qr("https://home.example.com");
+    const size = rows.length + 8;
+    const bitmap = await createImageBitmap(new Blob([Uint8Array.from(atob(png), (c) => c.charCodeAt(0))]));
+    const canvas = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+    canvas.drawImage(bitmap, 0, 0);
+    const { data, width, height } = canvas.getImageData(0, 0, bitmap.width, bitmap.height);
+    const place = (i, length) => Math.floor(((i + 0.5) * length) / size);
+    const dark = (x, y) => data[4 * (place(y, height) * width + place(x, width))] < 128;
+    const all = [...Array(size - 2).keys()].map((i) => i + 1);
+    return [all.map((y) => all.map((x) => Number(dark(x, y))).join("")), all.map((y) => all.map((x) => Number(rows[y - 4]?.[x - 4] ?? 0)).join(""))];
+  }, png);
+  assert.deepEqual(seen, meant);
   await page.keyboard.press("Escape");
   await close(page);
 });

@@ -227,6 +227,8 @@ test("pages that were not looked at yet are there while the Agent is away", asyn
     await heading(page, "Request Inspector");
     await page.getByRole("link", { name: "Settings" }).click();
     await heading(page, "Settings");
+    await page.getByRole("link", { name: "Dashboard" }).click();
+    await heading(page, "Control Panel");
     assert.equal(await page.getByText("Something went wrong").count(), 0);
   } finally {
     await world.startAgent();
@@ -407,5 +409,100 @@ test("a log that was held misses nothing that came while the Agent was away", as
 test("the inspector can be typed into at once", async () => {
   const page = await open(browser, world, "/gateway/inspector");
   await until("the focus", () => page.evaluate(() => document.activeElement.id === "probe-url"));
+  await close(page);
+});
+
+test("what is read again by itself does not complain while the Agent is away", async () => {
+  const page = await open(browser, world, "/");
+  page.expected.push(AWAY);
+  await page.getByRole("link", { name: "Home home.example.com" }).waitFor();
+  await world.agent.stop();
+  try {
+    await page.locator(".notice", { hasText: "What you see is the last known state" }).waitFor();
+    const asked = page.waitForRequest("**/api/v1/mappings");
+    await page.evaluate(() => import("/js/events.js").then(({ events }) => events.dispatchEvent(new CustomEvent("MappingsChanged", { detail: {} }))));
+    await (await asked).response();
+    await page.evaluate(() => new Promise((done) => setTimeout(() => requestAnimationFrame(done))));
+    assert.equal(await page.locator(".toast-error").count(), 0);
+    assert.ok(await page.getByRole("link", { name: "Home home.example.com" }).isVisible());
+  } finally {
+    await world.startAgent();
+    await world.connected();
+  }
+  await close(page);
+});
+
+test("the time that a Gateway has run is not counted on while it is away", async () => {
+  const page = await open(browser, world, "/gateway");
+  const uptime = page.locator(".fact", { hasText: "Gateway Uptime" }).locator(".data");
+  await until("an uptime", async () => /\ds$/.test(await uptime.innerText()));
+  await world.gateway.stop("SIGKILL");
+  await until("that nobody knows", async () => (await uptime.innerText()) === "Unknown");
+  await world.startGateway();
+  await until("a new one", async () => /^\d+s$/.test(await uptime.innerText()));
+  await close(page);
+});
+
+test("a mapping is made, tested, looked at and deleted with the keyboard alone", async () => {
+  const page = await open(browser, world, "/mappings");
+  const here = () => page.evaluate(() => {
+    const { activeElement: one } = document;
+    const label = document.getElementById(one.getAttribute("aria-labelledby")?.split(" ")[0]);
+    return one.getAttribute("aria-label") ?? label?.textContent ?? one.labels?.[0]?.textContent ?? one.textContent.trim();
+  });
+  const tabTo = async (name, key = "Tab") => {
+    const seen = [];
+    for (let i = 0; i < 80; i++) {
+      await page.keyboard.press(key);
+      seen.push(await here());
+      if (seen.at(-1) === name) return;
+    }
+    assert.fail(`${name} was not reached: ${seen.join(", ")}`);
+  };
+  await tabTo("New Mapping");
+  await page.keyboard.press("Enter");
+  await heading(page, "Create Mapping");
+  await tabTo("Mapping Name");
+  await page.keyboard.type("By hand");
+  await tabTo("Domain");
+  await page.keyboard.type("keys.example.com");
+  await tabTo("Host");
+  await page.keyboard.type("127.0.0.1");
+  await tabTo("Port");
+  await page.keyboard.type(String(world.site.port));
+  await tabTo("Test target");
+  await page.keyboard.press("Enter");
+  await page.getByText("It answers: 200 OK").waitFor();
+  await tabTo("Create Mapping");
+  await page.keyboard.press("Enter");
+  await toast(page, "Mapping created");
+  await page.getByRole("button", { name: "QR code" }).waitFor();
+  await tabTo("QR code");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog", { name: "Open on another device" }).waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.closest("dialog") !== null), true);
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  assert.equal(await here(), "QR code");
+  await tabTo("Enable Mapping", "Shift+Tab");
+  await page.keyboard.press("Space");
+  await tabTo("Update Mapping");
+  await page.keyboard.press("Enter");
+  await toast(page, "Mapping updated");
+  assert.equal((await world.api("GET", "/mappings")).value.find(({ name }) => name === "By hand").enabled, false);
+  await until("the focus is back", async () => (await here()) === "Update Mapping");
+  await tabTo("Delete Mapping", "Shift+Tab");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog", { name: "Delete Mapping" }).waitFor();
+  assert.equal(await here(), "Cancel"); // What does no harm is at hand.
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  assert.equal(await here(), "Delete Mapping");
+  await page.keyboard.press("Enter");
+  await tabTo("Delete");
+  await page.keyboard.press("Enter");
+  await at(page, "/mappings");
+  await toast(page, "Mapping deleted");
+  await until("the heading", async () => (await here()) === "Port Mappings");
   await close(page);
 });

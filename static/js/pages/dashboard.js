@@ -190,7 +190,8 @@ function activeMappings(signal) {
       all = await get("/mappings", signal);
       paint();
     } catch (error) {
-      failed("Failed to load mappings", error);
+      // Later on, that the Agent is away is said at the top.
+      if (all === null) failed("Failed to load mappings", error);
     }
   }
   const reload = calmly(300, load, signal);

@@ -33,7 +33,8 @@ function information(signal) {
   const line = spark("Round trip", "s1", millis);
   const urls = h("tbody", {});
   const list = table("Gateways", ["Address", "State", "Last fault"], urls);
-  const tick = () => say(up, span(grown(current()?.gatewayUptime)));
+  // What is away may be down.
+  const tick = () => say(up, span(current()?.connectionStatus === "Connected" ? grown(current().gatewayUptime) : null));
   onStatus((status) => {
     const { led: look, label } = stateOf(status.connectionStatus);
     say(version, status.gatewayVersion ? `v${status.gatewayVersion}` : "Unknown");

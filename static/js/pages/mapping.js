@@ -129,7 +129,7 @@ function detail(id, signal) {
         toast("error", "Mapping not found", mapping === null ? error.message : "It has been deleted.");
         return go("/mappings", { replace: true, force: true });
       }
-      failed("Failed to load the mapping", error);
+      if (mapping === null) failed("Failed to load the mapping", error);
     } finally {
       reading--;
     }

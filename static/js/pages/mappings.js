@@ -191,7 +191,7 @@ export function page({ query, signal }) {
       paint();
     } catch (error) {
       wait.hidden = true;
-      failed("Failed to load mappings", error);
+      if (all === null) failed("Failed to load mappings", error);
     } finally {
       reading--;
     }
