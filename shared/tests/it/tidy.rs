@@ -134,3 +134,15 @@ fn no_async_runtime_came_in() {
         assert!(!lock.contains(&format!("name = \"{name}\"\n")), "{name} is among the dependencies");
     }
 }
+
+#[test]
+fn the_map_names_files_that_exist() {
+    let map = fs::read_to_string(root().join("docs/architecture.md")).expect("the map");
+    let files: Vec<String> = all().into_iter().map(|(path, _)| format!("/{path}")).collect();
+    let named: Vec<&str> = map.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs")).collect();
+    assert!(named.len() > 80, "only {} files are named", named.len());
+    // In a row of the map a file may be named without the folder of the one before it.
+    let lost = named.iter().filter(|name| !files.iter().any(|file| file.ends_with(&format!("/{name}"))));
+    let lost: Vec<_> = lost.collect();
+    assert!(lost.is_empty(), "the map names files that are not there: {lost:?}");
+}
