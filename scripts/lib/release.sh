@@ -16,6 +16,8 @@ signing_identity=release@octoporty
 
 me=${0##*/}
 yes='' dry='' source='' signers='' fingerprint='' allow_unsigned='' work=''
+# What is installed is for everybody to read, whatever the shell of root makes of new files.
+umask 022
 
 say() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "$me" "$*" >&2; }
@@ -48,10 +50,24 @@ need() { # command, Debian package
     command -v "$1" >/dev/null 2>&1 || fail "$1 is missing: apt-get install $2"
 }
 
+# What a script has to undo when it ends early; each may define its own.
+undo() { :; }
+
 make_work() {
     work=$(mktemp -d "${TMPDIR:-/tmp}/octoporty.XXXXXX") || fail "no temporary folder"
-    trap 'rm -rf "$work"' EXIT
+    trap 'undo; rm -rf "$work"' EXIT
     trap 'exit 130' HUP INT TERM
+}
+
+# One installation, update or removal at a time. The lock is on a folder that is there anyway, so it leaves nothing.
+take_lock() {
+    [ -z "$dry" ] || return 0
+    need flock util-linux
+    mkdir -p $bin_dir
+    exec 9<$bin_dir
+    flock -n 9 && return
+    say "Another installation or update is running: waiting for it to end."
+    flock -w 600 9 || fail "another installation or update has been running for ten minutes; nothing was changed"
 }
 
 # The options that all scripts have. Sets `taken` to how many words it was, 0 for none of them.
@@ -126,7 +142,7 @@ fetch() { # from, to
     case $1 in
     https://* | http://127.0.0.1[:/]* | http://localhost[:/]*)
         if command -v curl >/dev/null 2>&1; then
-            curl --fail --silent --show-error --location --retry 2 --connect-timeout 20 --max-time 600 \
+            curl --fail --silent --show-error --location --proto-redir =https --retry 2 --connect-timeout 20 --max-time 600 \
                 --max-filesize 67108864 --output "$2" "$1" || return 1
         else
             need wget wget
@@ -148,7 +164,8 @@ place_of() { # source, version or ''
 
 # The newest version there.
 latest_version() { # source
-    fetch "$(place_of "$1" '')/VERSION" "$work/latest" || return 1
+    fetch "$(place_of "$1" '')/VERSION" "$work/latest" 2>"$work/fetch" ||
+        { warn "$(place_of "$1" '')/VERSION cannot be had: $(tr '\n' ' ' <"$work/fetch")"; return 1; }
     latest=$(head -c 64 "$work/latest" | tr -d '[:space:]')
     is_version "$latest" || { warn "$1: its VERSION says \"$latest\", which is no version"; return 1; }
     printf '%s\n' "$latest"
@@ -220,9 +237,12 @@ verify_sums() { # folder, names that must be listed...
 
 # A whole unpacked release: every file is listed, and is what the list says.
 verify_folder() { # folder
-    verify_sums "$1" VERSION octoporty-gateway octoporty-agent || return 1
+    verify_sums "$1" VERSION FILES octoporty-gateway octoporty-agent || return 1
     (
         cd "$1" || exit 1
+        # A link could lead to something else by the time it is used.
+        odd=$(find . ! -type f ! -type d | head -n 1)
+        [ -z "$odd" ] || { warn "$1: $odd is neither a file nor a folder: not a release"; exit 1; }
         sha256sum --check --strict --quiet SHA256SUMS >"$work/sums" 2>&1 ||
             { warn "$1 is damaged: $(head -n 3 "$work/sums" | tr '\n' ' ')"; exit 1; }
         find . -type f ! -path ./SHA256SUMS ! -path ./SHA256SUMS.sig | sed 's,^\./,,' | LC_ALL=C sort >"$work/present"
@@ -237,7 +257,7 @@ get_release() { # source, version or ''
     if [ -f "$1/octoporty-gateway" ]; then
         # Unpacked already. Copied first, so that what is verified is what is used.
         release=$work/release
-        cp -R "$1" "$release" || return 1
+        mkdir "$release" && cp -R "$1/." "$release" || return 1
         verify_folder "$release" || return 1
     else
         wanted=$2
@@ -279,14 +299,18 @@ put() { # from, to, mode
         cp "$1" "$2.new" && chown 0:0 "$2.new" && chmod "$3" "$2.new" && mv -f "$2.new" "$2"
 }
 
-# The files of one daemon, but for its settings: from where in the release, to where, mode.
+# The files of one daemon, but for its settings: from where in the release, to where, mode. scripts/build-release writes
+# this table into FILES, because it is an older updater that puts a newer release in place, and what it has put there is
+# what is removed one day.
 files_of() { # gateway or agent
     echo "octoporty-$1 $bin_dir/octoporty-$1 755"
     echo "update $lib_dir/update 755"
     echo "uninstall $lib_dir/uninstall 755"
+    echo "FILES $lib_dir/files-$1 644"
     echo "systemd/octoporty-$1.sysusers /etc/sysusers.d/octoporty-$1.conf 644"
     echo "systemd/octoporty-$1.tmpfiles /etc/tmpfiles.d/octoporty-$1.conf 644"
     echo "systemd/octoporty-$1.service $unit_dir/octoporty-$1.service 644"
+    echo "systemd/octoporty-recover@.service $unit_dir/octoporty-recover@.service 644"
     if [ "$1" = gateway ]; then
         echo "systemd/octoporty-gateway.socket $unit_dir/octoporty-gateway.socket 644"
         echo "systemd/octoporty-updater.path $unit_dir/octoporty-updater.path 644"
@@ -303,8 +327,14 @@ pin_signers() { # folder of the release
     cmp -s "$1/allowed_signers" "$config_dir/allowed_signers" || put "$1/allowed_signers" "$config_dir/allowed_signers" 644
 }
 
+# The table of a release.
+release_files() { # gateway or agent, folder
+    sed -n "s/^$1 //p" "$2/FILES"
+}
+
 put_files() { # gateway or agent, folder
-    files_of "$1" >"$work/files"
+    release_files "$1" "$2" >"$work/files"
+    [ -s "$work/files" ] || { warn "the release does not say which files the $1 has"; return 1; }
     while read -r from to mode; do
         put "$2/$from" "$to" "$mode" || return 1
     done <"$work/files"
@@ -333,15 +363,19 @@ is_well() { # gateway or agent
     "$bin_dir/octoporty-$1" healthcheck --env-file "$config_dir/$1.env" >/dev/null 2>&1
 }
 
-# Waits until it is well, and stays so: a program that crashes after a second is not.
-wait_well() { # gateway or agent, seconds
-    left=$2
+# A clock that nobody sets, as the other one is on a machine without a battery.
+uptime_seconds() { cut -d. -f1 /proc/uptime; }
+
+# Waits until it is well, and stays so: a program that crashes after a few seconds is not.
+wait_well() { # gateway or agent, seconds, seconds of being well
+    until=$(($(uptime_seconds) + $2))
     streak=0
-    while [ "$left" -gt 0 ]; do
+    while [ "$(uptime_seconds)" -lt "$until" ]; do
         if is_well "$1"; then streak=$((streak + 1)); else streak=0; fi
-        [ $streak -lt 3 ] || return 0
+        [ $streak -lt "$3" ] || return 0
         sleep 1
-        left=$((left - 1))
+        # Given up by systemd: nothing is to be waited for.
+        ! systemctl is-failed --quiet "octoporty-$1.service" || return 1
     done
     return 1
 }
