@@ -71,8 +71,8 @@ pub(crate) fn caddy(app: &App, _: &Request, _: &Params<'_>) -> Response {
     Response::json(200, &value)
 }
 
-/// `POST /api/v1/gateway/update`: asks the Gateway to bring itself to this Agent's version. `force` installs the
-/// version again that is there already; to an older one it never goes.
+/// `POST /api/v1/gateway/update`: asks the Gateway to bring itself to this Agent's version. `force` asks for the
+/// version that is there already, too, which our own updater refuses; to an older one it never goes.
 pub(crate) fn request_update(app: &App, request: &Request, _: &Params<'_>) -> Response {
     let force = if request.body.is_empty() {
         false
