@@ -67,7 +67,8 @@ fn quoted() -> Vec<Vec<String>> {
         let cell = line.strip_prefix("| ").and_then(|rest| rest.split(" | ").next());
         // A heading in words is a symptom that has no text.
         for text in heading.or(cell).unwrap_or_default().split('`').skip(1).step_by(2) {
-            let parts = text.split('…').map(|part| part.trim_matches(&[' ', '?', ':', '.', ';'][..]).to_owned());
+            let parts =
+                text.split('…').map(|part| part.trim_matches(&[' ', '?', ':', '.', ';'][..]).to_owned());
             texts.push(parts.filter(|part| part.chars().any(char::is_alphanumeric)).collect());
         }
     }
@@ -79,7 +80,8 @@ fn every_error_text_of_the_troubleshooting_guide_is_one_of_ours() {
     let scripts: String = scripts().into_iter().map(|(_, text)| text.replace("\\\"", "\"")).collect();
     let sources = sources() + &scripts;
     let texts = quoted();
-    let missing: Vec<&String> = texts.iter().flatten().filter(|part| !sources.contains(part.as_str())).collect();
+    let missing: Vec<&String> =
+        texts.iter().flatten().filter(|part| !sources.contains(part.as_str())).collect();
     assert!(missing.is_empty(), "no source says {missing:#?}");
     assert!(texts.len() > 120, "{} texts", texts.len());
 }
@@ -187,13 +189,16 @@ fn every_error_that_people_meet_is_in_the_troubleshooting_guide() {
     let caddy = fs::read_dir(root().join("gateway/src/caddy")).expect("the folder");
     files.extend(caddy.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()));
     // What a file of many other texts says to the other side.
-    let some = [("agent/src/tunnel.rs", "give_up("), ("gateway/src/tunnels.rs", "refuse(")];
+    let some = [("agent/src/tunnel/greeting.rs", "give_up("), ("gateway/src/tunnels/greeting.rs", "refuse(")];
     let of = |path: &Path, only: Option<&str>, met: &mut Vec<(String, String)>| {
         let source = read(path).replace("\r\n", " ");
         let source = source.split("#[cfg(test)]").next().unwrap_or_default();
         let joined: Vec<&str> = source.split("\\\n").collect();
-        let joined: String =
-            joined.iter().enumerate().map(|(n, part)| if n == 0 { part } else { part.trim_start() }).collect();
+        let joined: String = joined
+            .iter()
+            .enumerate()
+            .map(|(n, part)| if n == 0 { part } else { part.trim_start() })
+            .collect();
         // The calls that a line begins and the next ones end.
         let mut within = 0;
         for line in joined.lines() {
@@ -224,7 +229,9 @@ fn every_error_that_people_meet_is_in_the_troubleshooting_guide() {
     let rust = met.len();
     for (name, text) in scripts() {
         for line in text.lines() {
-            for mark in ["fail \"", "warn \"", "wrong \"", "finish failed \"", "finish rolled-back \"", "why=\""] {
+            for mark in
+                ["fail \"", "warn \"", "wrong \"", "finish failed \"", "finish rolled-back \"", "why=\""]
+            {
                 if let Some(at) = line.find(mark)
                     && !line.trim_start().starts_with('#')
                 {
