@@ -248,7 +248,7 @@ verify_folder() { # folder
         find . -type f ! -path ./SHA256SUMS ! -path ./SHA256SUMS.sig | sed 's,^\./,,' | LC_ALL=C sort >"$work/present"
         cut -c67- SHA256SUMS | LC_ALL=C sort >"$work/listed"
         cmp -s "$work/present" "$work/listed" ||
-            { warn "$1 has other files than its SHA256SUMS lists"; exit 1; }
+            { warn "$1 has other files than its SHA256SUMS lists: $(LC_ALL=C comm -3 "$work/present" "$work/listed" | head -n 3 | tr -s '\n\t' '  ')"; exit 1; }
     )
 }
 
