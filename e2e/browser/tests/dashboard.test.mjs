@@ -98,6 +98,20 @@ test("numbers move by themselves", async () => {
   await close(page);
 });
 
+test("what was a moment ago gets older by itself", async () => {
+  await world.visit("one.example.com");
+  const page = await open(browser, world, "/login", { loggedIn: true });
+  await page.clock.install();
+  await page.goto(`${world.url}/mappings`);
+  const seen = page.locator(".card time[data-ago]").first();
+  await seen.waitFor();
+  assert.match(await seen.innerText(), /just now|s ago|minutes? ago/);
+  await page.clock.fastForward("02:10:00");
+  await until("two hours", async () => (await seen.innerText()) === "2 hours ago");
+  assert.match(await seen.getAttribute("title"), /^\d{4}-.* \(.* UTC\)$/);
+  await close(page);
+});
+
 test("charts can be read with the keyboard and as a table", async () => {
   await world.visit("two.example.com");
   const page = await open(browser, world, "/");
@@ -119,6 +133,12 @@ test("charts can be read with the keyboard and as a table", async () => {
   // Not by colour alone: every class has a hatching of its own.
   const looks = await figure.locator(".legend rect").evaluateAll((list) => list.map((one) => one.getAttribute("fill")));
   assert.equal(new Set(looks).size, 5);
+  // Nor lines: each of a chart has dashes of its own.
+  for (const name of ["Bytes per second", "Time to answer"]) {
+    const lines = page.locator("figure", { hasText: name }).locator(".legend .line");
+    const dashes = await lines.evaluateAll((list) => list.map((one) => getComputedStyle(one).strokeDasharray));
+    assert.deepEqual([dashes.length, new Set(dashes).size], [2, 2], name);
+  }
   for (const [name, rows] of [["Day", 96], ["Month", 30]]) {
     await page.getByRole("button", { name, exact: true }).click();
     await until(name, async () => (await figure.locator("tbody tr").count()) === rows);
@@ -162,6 +182,25 @@ test("when the Agent is restarted, the page says so and goes on without a reload
   await badge(page, "ONLINE");
   assert.equal(await page.evaluate(() => window.mark), "the same page");
   assert.equal(await page.getByLabel("Mapping Name").inputValue(), "half done");
+  await close(page);
+});
+
+test("an Agent that was updated under the page asks for a reload", async () => {
+  const page = await open(browser, world, "/mappings");
+  await badge(page, "ONLINE");
+  const notice = page.getByText("The Agent has been updated.");
+  assert.ok(await notice.isHidden());
+  await page.route("**/api/v1/status", async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, json: { ...(await response.json()), version: "99.0.0" } });
+  });
+  await page.evaluate(() => import("/js/live.js").then(({ refresh }) => refresh().then(() => 0)));
+  await notice.waitFor();
+  await page.unroute("**/api/v1/status");
+  await page.evaluate(() => (window.mark = "the old page"));
+  await page.getByRole("button", { name: "Reload", exact: true }).click();
+  await until("a new page", () => page.evaluate(() => window.mark === undefined && document.querySelector("main h1:not(.start-name)") !== null).catch(() => false));
+  assert.ok(await notice.isHidden());
   await close(page);
 });
 

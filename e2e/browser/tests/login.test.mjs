@@ -152,6 +152,23 @@ test("a session is renewed before it runs out", async () => {
   await close(page);
 });
 
+test("a session is renewed in time while nobody does anything, and edits stay", async () => {
+  const page = await open(browser, world, "/mappings/new", { loggedIn: false });
+  await page.clock.install();
+  await logInByHand(page);
+  await page.getByLabel("Mapping Name").fill("half done");
+  for (let i = 0; i < 2; i++) {
+    const renewed = page.waitForResponse((response) => response.url().endsWith("/auth/refresh"));
+    await page.clock.fastForward("14:00");
+    assert.equal((await renewed).status(), 200);
+    // The next one is planned when this one has been read.
+    await until("the new end", () => page.evaluate(() => Number(localStorage.getItem("octoporty_session")) - Date.now() > 13 * 60_000));
+  }
+  assert.equal(await page.getByLabel("Mapping Name").inputValue(), "half done");
+  assert.equal(await page.getByRole("dialog").count(), 0);
+  await close(page);
+});
+
 test("a session that was ended elsewhere leads to the login, which says so", async () => {
   const page = await open(browser, world, "/mappings", { loggedIn: false });
   page.expected.push(/status of 401/);

@@ -1,4 +1,5 @@
-// Dialogs over the page: focus goes in, stays in, and returns to where it was; Escape and a click outside close them.
+// Dialogs over the page: focus goes in, stays in, and the browser returns it to where it was; Escape and a click outside
+// close them.
 
 import { fresh, h, mark, press, put, say } from "../dom.js";
 import { icon } from "./icon.js";
@@ -16,7 +17,6 @@ export const closeAll = () => opened.forEach((close) => close());
 export function dialog(options, build) {
   return new Promise((resolve) => {
     const id = fresh("dialog");
-    const before = document.activeElement;
     let result;
     const close = (value) => {
       result = value;
@@ -47,7 +47,6 @@ export function dialog(options, build) {
       opened.delete(close);
       element.remove();
       document.body.classList.toggle("has-modal", document.querySelector("dialog[open]") !== null);
-      if (before?.isConnected) before.focus();
       resolve(result);
     });
     document.body.append(element);
