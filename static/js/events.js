@@ -23,8 +23,8 @@ let state = "connecting";
 /** Calls with the data of every event of a kind until the signal ends it. */
 export const on = (kind, call, signal) => events.addEventListener(kind, (event) => call(event.detail), { signal });
 
-/** Calls when the stream is back: what happened meanwhile is not told again. */
-export const onReturn = (call, signal) => on("open", (again) => again && call(), signal);
+/** Calls when the stream has opened, the first time too: what happened before is not told. */
+export const onReturn = (call, signal) => on("open", () => call(), signal);
 
 const tell = (kind, detail) => events.dispatchEvent(new CustomEvent(kind, { detail }));
 

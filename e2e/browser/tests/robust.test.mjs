@@ -506,3 +506,16 @@ test("a mapping is made, tested, looked at and deleted with the keyboard alone",
   await until("the heading", async () => (await here()) === "Port Mappings");
   await close(page);
 });
+
+test("what happens before the stream of events has opened is not missed", async () => {
+  const page = await open(browser, world, "/login", { loggedIn: true });
+  const stream = await slow(page, "**/api/v1/events", "GET", 1);
+  await page.goto(`${world.url}/mappings/${home.id}`);
+  await page.locator(".crumbs", { hasText: "Home" }).waitFor();
+  await until("the stream", () => stream.asked > 0);
+  await world.api("PATCH", `/mappings/${home.id}`, { description: "Meanwhile" });
+  await stream.answer();
+  await page.locator(".crumbs", { hasText: "Meanwhile" }).waitFor();
+  await world.api("PATCH", `/mappings/${home.id}`, { description: "Home" });
+  await close(page);
+});
