@@ -300,7 +300,7 @@ test("a deletion under way cannot be dismissed, and leads where it should", asyn
   await page.keyboard.press("Escape");
   await page.mouse.click(5, 5);
   await page.keyboard.press("Escape");
-  assert.ok(await dialog.isVisible());
+  await dialog.waitFor();
   await wait.answer();
   await at(page, "/mappings");
   await toast(page, "Mapping deleted");

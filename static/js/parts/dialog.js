@@ -40,7 +40,11 @@ export function dialog(options, build) {
       ),
     );
     element.addEventListener("pointerdown", (event) => event.target === element && dismiss());
-    element.addEventListener("keydown", (event) => keepInside(element, event));
+    element.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && options.firm) event.preventDefault();
+      keepInside(element, event);
+    });
+    element.addEventListener("cancel", (event) => options.firm && event.preventDefault());
     element.addEventListener("close", () => {
       // Escape. A browser may close it whatever is said at "cancel", so a firm one comes back.
       if (opened.has(close) && options.firm) return element.showModal();
