@@ -221,7 +221,7 @@ mod tests {
         for file in FILES {
             let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
             for (start, end) in
-                [("from \"", "\""), ("import(\"", "\""), ("import \"", "\""), ("href=\"/", "\"")]
+                [("}from\"", "\""), ("import(\"", "\""), ("import\"", "\""), ("href=\"/", "\"")]
             {
                 for part in text(file.path).split(start).skip(1) {
                     let name = part.split(end).next().unwrap_or_default();
