@@ -84,8 +84,9 @@ export async function go(path, { replace = false, force = false } = {}) {
   await show();
 }
 
-/** Changes the query of this page's address only; the page has done the rest. */
+/** Changes the query of this page's address only; the page has done the rest. One that is being left changes nothing. */
 export function setQuery(text) {
+  if (shown === null || shown.controller.signal.aborted) return;
   history.replaceState({ place }, "", location.pathname + text);
   here = address();
 }
@@ -116,6 +117,8 @@ export async function show() {
   const turn = ++showing;
   const { route, params } = found;
   here = address();
+  // It stays in sight until the next one is here, and has no say any more: the address is not its own.
+  shown?.controller.abort();
   const module = await route.load().catch((error) => {
     // That is what browsers say when a module cannot be fetched.
     if (error.name !== "TypeError") throw error;
@@ -124,7 +127,6 @@ export async function show() {
   if (turn !== showing) return;
   missing = module === null;
   closeAll();
-  shown?.controller.abort();
   const controller = new AbortController();
   shown = { route, controller };
   router.dispatchEvent(new CustomEvent("page", { detail: route }));

@@ -195,6 +195,8 @@ test("a session that ends over unsaved edits asks for the password and keeps the
   const dialog = page.getByRole("dialog", { name: "Your session has ended" });
   await dialog.waitFor();
   await page.keyboard.press("Escape");
+  // A browser may insist; then it is back a moment later.
+  await page.evaluate(() => new Promise((done) => setTimeout(() => requestAnimationFrame(done))));
   assert.ok(await dialog.isVisible());
   await logInByHand({ fill: (_, text) => dialog.getByLabel("Password").fill(text), click: () => dialog.getByRole("button", { name: "Access Control Panel" }).click() });
   await dialog.waitFor({ state: "detached" });

@@ -46,7 +46,7 @@ export function dialog(options, build) {
     });
     element.addEventListener("cancel", (event) => options.firm && event.preventDefault());
     element.addEventListener("close", () => {
-      // Escape. A browser may close it whatever is said at "cancel", so a firm one comes back.
+      // A browser may close it whatever is said at "cancel", so a firm one comes back.
       if (opened.has(close) && options.firm) return element.showModal();
       opened.delete(close);
       element.remove();
