@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::control::{
     AskFault, CaddyAnswer, Control, LogPage, RouteState, TunnelState, TunnelStatus, UpdateReply,
 };
-use crate::events::Hub;
+use crate::events::{self, Hub};
 use crate::history::{Limits, Recorder, RequestEntry};
 use crate::landing::Pages;
 use crate::metrics;
@@ -73,6 +73,14 @@ impl Core {
     /// The memory budget is used up.
     pub(crate) fn over_budget(&self) {
         self.poller.resume(upstreams::OVER_BUDGET);
+    }
+
+    /// Tells those who listen how mappings stand now.
+    pub(crate) fn tell_standings(&self, changed: Vec<(MappingId, RouteReport)>) {
+        for (id, report) in changed {
+            let value = news::route_value(&report, self.recorder.last_request(id));
+            self.hub.publish(events::Event::MappingStatusUpdate(value));
+        }
     }
 
     /// A request is over.

@@ -58,11 +58,7 @@ impl Downlink {
                 for certificate in routes.routes.iter().filter_map(|route| route.certificate.as_ref()) {
                     self.news.certificate(certificate);
                 }
-                for changed in self.news.routes(routes) {
-                    let last = changed.id.parse().ok().and_then(|id| self.core.recorder.last_request(id));
-                    let value = news::route_value(&changed, last);
-                    self.core.hub.publish(events::Event::MappingStatusUpdate(value));
-                }
+                self.core.tell_standings(self.news.routes(routes));
             }
             ToAgent::UpdateOutcome(outcome) => {
                 if self.news.outcome(&outcome) && outcome.state != "none" {

@@ -97,18 +97,25 @@ impl News {
         self.cannot_watch.store(false, Relaxed);
     }
 
-    /// It has acknowledged a table.
-    pub(crate) fn acknowledged(&self, routes: &[RouteReport]) {
-        lock(&self.heard).acknowledged = routes.to_vec();
+    /// It has acknowledged a table. Gives the mappings that stand otherwise than before.
+    pub(crate) fn acknowledged(&self, routes: &[RouteReport]) -> Vec<(MappingId, RouteReport)> {
+        self.change(|heard| heard.acknowledged = routes.to_vec())
     }
 
-    /// What Caddy does with the routes. Gives the rows that have changed.
-    pub(crate) fn routes(&self, news: RouteNews) -> Vec<RouteReport> {
+    /// What Caddy does with the routes. Gives the mappings that stand otherwise than before.
+    pub(crate) fn routes(&self, news: RouteNews) -> Vec<(MappingId, RouteReport)> {
+        self.change(|heard| {
+            heard.routes = news.routes;
+            heard.caddy = !matches!(news.caddy.mode.as_str(), "" | "off");
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Heard)) -> Vec<(MappingId, RouteReport)> {
         let mut heard = lock(&self.heard);
-        let changed = news.routes.iter().filter(|route| !heard.routes.contains(route)).cloned().collect();
-        heard.routes = news.routes;
-        heard.caddy = !matches!(news.caddy.mode.as_str(), "" | "off");
-        changed
+        let before: HashMap<MappingId, RouteReport> = heard.standings().into_iter().collect();
+        change(&mut heard);
+        let now = heard.standings();
+        now.into_iter().filter(|(id, report)| before.get(id) != Some(report)).collect()
     }
 
     /// A certificate that the Gateway has looked at.
@@ -166,14 +173,20 @@ impl News {
 
     /// How each mapping stands: what its table says, and what Caddy does with it when that is known.
     pub(crate) fn reports(&self) -> Vec<(MappingId, RouteReport)> {
-        let heard = lock(&self.heard);
+        lock(&self.heard).standings()
+    }
+}
+
+impl Heard {
+    /// How each mapping stands that the Gateway has acknowledged: what it and Caddy say together.
+    fn standings(&self) -> Vec<(MappingId, RouteReport)> {
         let caddy: HashMap<&str, &RouteReport> =
-            heard.routes.iter().map(|route| (route.id.as_str(), route)).collect();
-        let merged = heard.acknowledged.iter().filter_map(|row| {
+            self.routes.iter().map(|route| (route.id.as_str(), route)).collect();
+        let merged = self.acknowledged.iter().filter_map(|row| {
             let id: MappingId = row.id.parse().ok()?;
             let report = match (row.state.as_str(), caddy.get(row.id.as_str())) {
                 // Somebody else's proxy leads to the Gateway, which serves it.
-                ("ok", _) if !heard.caddy => RouteReport { state: "served".into(), ..row.clone() },
+                ("ok", _) if !self.caddy => RouteReport { state: "served".into(), ..row.clone() },
                 ("ok", Some(caddy)) => (*caddy).clone(),
                 ("ok", None) => RouteReport { state: "pending".into(), ..row.clone() },
                 ("pending", _) => row.clone(),
@@ -214,14 +227,16 @@ mod tests {
         let conflict = row("conflict", Some("another route has it"));
         let caddy = CaddyReport { mode: "routes".into(), ..CaddyReport::default() };
         let changed = news.routes(RouteNews { routes: vec![conflict.clone()], caddy: caddy.clone() });
-        assert_eq!(changed, std::slice::from_ref(&conflict));
+        assert_eq!(changed, news.reports());
         assert_eq!(state(&news), ("conflict".into(), Some("another route has it".into())));
         let changed = news.routes(RouteNews { routes: vec![conflict], caddy: caddy.clone() });
         assert!(changed.is_empty());
         news.routes(RouteNews { routes: Vec::new(), caddy });
         assert_eq!(state(&news), ("pending".into(), None), "Caddy has not been asked yet");
-        news.routes(RouteNews { routes: vec![row("off", None)], ..RouteNews::default() });
+        let changed = news.routes(RouteNews { routes: vec![row("off", None)], ..RouteNews::default() });
         assert_eq!(state(&news), ("served".into(), None), "Caddy is left alone");
+        assert_eq!(changed, news.reports(), "who listens is told what who asks is told");
+        assert!(news.acknowledged(&[row("ok", None)]).is_empty());
         news.acknowledged(&[row("error", Some("its own address"))]);
         assert_eq!(state(&news), ("rejected".into(), Some("its own address".into())));
         news.session_ended();

@@ -18,6 +18,7 @@ use shared::backoff;
 use shared::control::LandingPage;
 use shared::hello::{Config, ConfigAck, RouteReport, ToAgent, ToGateway};
 use shared::link::{Link, Threads};
+use shared::mapping::MappingId;
 use shared::monotime;
 use shared::threads::lock;
 use time::OffsetDateTime;
@@ -358,18 +359,20 @@ impl Tunnel {
         }
     }
 
-    fn note_ack(&self, ack: &ConfigAck) {
+    /// The Gateway has a table. Gives the mappings that stand otherwise than before.
+    fn note_ack(&self, ack: &ConfigAck) -> Vec<(MappingId, RouteReport)> {
         for route in &ack.routes {
             if let Some(error) = &route.error {
                 log::warn!("gateway {}: mapping {}: {error}", self.url, route.id);
             }
         }
-        self.news.acknowledged(&ack.routes);
+        let changed = self.news.acknowledged(&ack.routes);
         let mut state = lock(&self.state);
         state.acknowledged = Some(ack.request);
         state.routes.clone_from(&ack.routes);
         drop(state);
         self.acknowledged.notify_all();
+        changed
     }
 
     fn disconnected(&self, session: &Session) {

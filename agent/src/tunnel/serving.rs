@@ -75,7 +75,7 @@ impl Tunnel {
                             session.end("the gateway does not know the session");
                         }
                     }
-                    ToAgent::ConfigAck(ack) => self.note_ack(&ack),
+                    ToAgent::ConfigAck(ack) => self.core.tell_standings(self.note_ack(&ack)),
                     ToAgent::Draining => {
                         log::info!("gateway {}: it is shutting down", self.url);
                     }

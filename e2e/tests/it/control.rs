@@ -52,6 +52,27 @@ fn the_gateways_log_is_read_through_the_tunnel() {
 }
 
 #[test]
+fn who_listens_is_told_how_a_new_mapping_stands_as_who_asks_is() {
+    let world = World::start();
+    world.agent().wait_connected();
+    let mut events = Visitor::connect(world.agent().api(), &world.agent().api().to_string());
+    events.ask("GET", "/api/v1/events", &[("Authorization", &format!("Bearer {}", world.agent().token()))]);
+    assert_eq!(events.head("GET").status(), 200);
+    let _upstream = world.publish("app.test");
+    let mut seen = String::new();
+    let told = until("news of the mapping", PATIENCE, || {
+        seen.push_str(&String::from_utf8_lossy(&events.piece().expect("a piece").expect("no end")));
+        let event = seen.split_once("event: MappingStatusUpdate\ndata: ")?.1.split_once('\n')?.0;
+        Some(serde_json::from_str::<Value>(event).expect("JSON"))
+    });
+    let mapping = &ask(world.agent(), "/api/v1/mappings")[0];
+    assert_eq!(told["mappingId"], mapping["id"]);
+    // This Gateway leaves Caddy alone, which says nothing against the mapping.
+    assert_eq!((&told["routeState"], &mapping["routeState"]), (&json!("served"), &json!("served")));
+    events.leave();
+}
+
+#[test]
 fn lines_of_the_gateways_log_come_live_while_somebody_listens() {
     let mut world = World::start();
     world.agent().wait_connected();
