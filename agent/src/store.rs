@@ -40,7 +40,7 @@ pub(crate) use error::user_id;
 pub(crate) use history::{KeptConnection, KeptRequest, Named, Place, RequestFilter, StatusTest};
 pub(crate) use import::Changes;
 #[cfg(test)]
-pub(crate) use mappings::testing::mapping as mapping_for_tests;
+pub(crate) use mappings::testing::{mapping as mapping_for_tests, unusable_row};
 pub use mappings::{MAX_MAPPINGS, SaveError, Stored, Unreadable};
 pub use sessions::KeptSession;
 pub(crate) use sessions::Session;

@@ -6,7 +6,6 @@
 
 mod between;
 
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,6 +22,7 @@ pub use between::{Between, Wanted};
 
 use crate::daemon::Daemon;
 use crate::journal::{PATIENCE, until};
+use crate::machine;
 use crate::socket::Socket;
 use crate::visitor::{Response, Visitor};
 use crate::world::Folder;
@@ -45,16 +45,12 @@ fn binary() -> Option<PathBuf> {
     found.clone()
 }
 
-/// Whether tests with Caddy can run. When not, that is said where the test runner does not hide it.
+/// Whether tests with Caddy can run.
 pub fn is_here() -> bool {
     if binary().is_some() {
         return true;
     }
-    let text = "Caddy is not installed (apt-get install caddy, or OCTOPORTY_CADDY=path)";
-    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{text}");
-    // Not by a macro: their output is shown for failed tests only.
-    writeln!(std::io::stderr(), "SKIPPED: {text}: {:?}", std::thread::current().name())
-        .expect("standard error");
+    machine::lacks("Caddy is not installed (apt-get install caddy, or OCTOPORTY_CADDY=path)");
     false
 }
 

@@ -13,6 +13,7 @@
 //! | cut, freeze or delay the network | [`line::Line`] |
 //! | be an Agent or a Gateway by hand | [`peer`] |
 //! | have a real Caddy in front | [`caddy::Caddy`] |
+//! | run only where a machine has what it takes | [`machine`] |
 //! | have a page judged by a parser of others | [`python`] |
 
 pub mod bytes;
@@ -21,6 +22,7 @@ pub mod certificates;
 pub mod daemon;
 pub mod journal;
 pub mod line;
+pub mod machine;
 pub mod message;
 pub mod peer;
 pub mod python;

@@ -388,6 +388,23 @@ pub(crate) mod testing {
             updated_at: now,
         }
     }
+
+    /// A row of the earlier program whose host has a path.
+    pub(crate) fn unusable_row(domain: &str, id: u8) -> Stored {
+        Stored::Unreadable(Unreadable {
+            id: MappingId::from_bytes([id; 16]),
+            domain: domain.into(),
+            host: "nas/path".into(),
+            port: 80,
+            tls: false,
+            allow_invalid_certificates: false,
+            enabled: true,
+            description: None,
+            created_at: None,
+            updated_at: None,
+            fault: "host \"nas/path\": no".into(),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -2,38 +2,29 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
+use e2e::machine::SmallDisk;
 use shared::mapping::MappingId;
 
 use super::Store;
 use crate::random;
 
-/// Where it is, and whether a disk is mounted there.
-pub(crate) struct Scratch(PathBuf, bool);
+/// Where it is, and the disk that is mounted there.
+pub(crate) struct Scratch(PathBuf, Option<SmallDisk>);
 
 impl Scratch {
     pub(crate) fn new() -> Scratch {
         let id = MappingId::from_random(random::bytes());
         let path = std::env::temp_dir().join(format!("octoporty-test-{id}"));
         fs::create_dir(&path).expect("a directory for the test");
-        Scratch(path, false)
+        Scratch(path, None)
     }
 
-    /// On a disk of its own that is soon full; `None`, loudly, where none can be mounted.
+    /// On a disk of its own that is soon full; `None` where none can be mounted.
     pub(crate) fn small_disk(kib: usize) -> Option<Scratch> {
         let mut scratch = Scratch::new();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"])
-            .arg(&scratch.0)
-            .stderr(Stdio::null())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            scratch.1 = true;
-            return Some(scratch);
-        }
-        eprintln!("SKIPPED: a small disk cannot be mounted here (tmpfs; needs root)");
-        None
+        scratch.1 = Some(SmallDisk::mount(&scratch.0, kib)?);
+        Some(scratch)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -53,10 +44,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if self.1 {
-            // The directory stays if that fails, and says so in `mount`.
-            let _ = Command::new("umount").arg(&self.0).status();
-        }
+        drop(self.1.take());
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -5,10 +5,12 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agent::store::Store;
+use e2e::machine::{self, SmallDisk};
 use rusqlite::Connection;
 
 use crate::world::{Folder, HASH};
@@ -33,23 +35,18 @@ fn gives_up(mut command: Command, database: &Path) -> String {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program can be run");
     let mut stderr = child.stderr.take().expect("piped");
-    let reader = thread::spawn(move || {
+    // All it says, once it has ended or closed it.
+    let (sender, said) = mpsc::channel();
+    thread::spawn(move || {
         let mut text = String::new();
         stderr.read_to_string(&mut text).expect("text");
-        text
+        sender.send(text)
     });
-    let deadline = Instant::now() + PATIENCE;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("its status") {
-            break status;
-        }
-        if Instant::now() > deadline {
-            child.kill().expect("killed");
-            panic!("it runs on {}", database.display());
-        }
-        thread::sleep(Duration::from_millis(20));
+    let Ok(said) = said.recv_timeout(PATIENCE) else {
+        child.kill().expect("killed");
+        panic!("it runs on {}", database.display());
     };
-    let said = reader.join().expect("reading does not panic");
+    let status = child.wait().expect("its status");
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(!said.contains("panicked"), "{said}");
     said
@@ -157,7 +154,7 @@ fn as_nobody(folder: &Folder) -> Option<(Command, u32)> {
     if works.is_ok_and(|output| output.status.success()) {
         return Some((command, 65_534));
     }
-    eprintln!("SKIPPED: root cannot become another user here (setpriv of util-linux)");
+    machine::lacks("root cannot become another user (setpriv of util-linux)");
     None
 }
 
@@ -190,47 +187,21 @@ fn a_directory_or_a_file_that_may_not_be_written() {
     assert_eq!(fs::read(&path).expect("the file"), before);
 }
 
-/// A disk of its own that is soon full.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(folder: &Folder, kib: usize) -> Option<SmallDisk> {
-        let path = folder.path().join("disk");
-        fs::create_dir(&path).expect("a directory");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"])
-            .arg(&path)
-            .stderr(Stdio::null())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(SmallDisk(path));
-        }
-        eprintln!("SKIPPED: a small disk cannot be mounted here (tmpfs; needs root)");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.0).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("{} stays mounted", self.0.display());
-        }
-    }
-}
-
 #[test]
 fn a_full_disk_when_the_tables_are_to_be_changed() {
     let folder = Folder::new();
     let made = database(&folder);
     make_older(&made);
     let before = fs::read(&made).expect("the file");
-    let Some(disk) = SmallDisk::mount(&folder, before.len() / 1024 + 64) else { return };
-    let path = disk.0.join("octoporty.db");
+    let place = folder.path().join("disk");
+    fs::create_dir(&place).expect("a directory");
+    let Some(disk) = SmallDisk::mount(&place, before.len() / 1024 + 64) else { return };
+    let path = disk.path().join("octoporty.db");
     fs::copy(&made, &path).expect("a copy");
     let said = gives_up(agent(), &path);
     says(&said, &["cannot make the copy", "before changing the tables", "the disk is full", "make room"]);
     assert_eq!(fs::read(&path).expect("the file"), before, "nothing was changed");
-    let left: Vec<_> = fs::read_dir(&disk.0).expect("the disk").flatten().map(|e| e.file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(disk.path()).expect("the disk").flatten().map(|e| e.file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("before-")), "half a copy: {left:?}");
 }

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use agent::store::{Store, StoreError, Stored};
+use e2e::machine::original_database;
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -297,25 +298,9 @@ fn a_state_that_is_not_known_is_refused_and_left_alone() {
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1, "nothing beside it");
 }
 
-/// A real file of the earlier program, which is not part of this repository; `None` where it is not at hand.
-fn sample() -> Option<PathBuf> {
-    let path = std::env::var_os("OCTOPORTY_ORIGINAL_DB").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures/original-0.9.db"),
-        PathBuf::from,
-    );
-    if path.exists() {
-        return Some(path);
-    }
-    // A checkout elsewhere has the states above; whoever names a file means it.
-    assert!(std::env::var_os("OCTOPORTY_ORIGINAL_DB").is_none(), "{}: is not there", path.display());
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{}: is not there", path.display());
-    eprintln!("SKIPPED: {} is not there; OCTOPORTY_ORIGINAL_DB names another place", path.display());
-    None
-}
-
 #[test]
 fn a_real_file_becomes_a_working_database_with_its_twenty_mappings() {
-    let Some(sample) = sample() else { return };
+    let Some(sample) = original_database() else { return };
     let folder = Folder::new();
     let path = folder.path().join("octoporty.db");
     fs::copy(&sample, &path).expect("a copy");

@@ -1,24 +1,9 @@
 //! A real database of the earlier program under a real Agent. The file is not part of this repository;
 //! `OCTOPORTY_ORIGINAL_DB` says where it is. All states in which one may be are tested in `agent/tests/it/original.rs`.
 
-use std::path::{Path, PathBuf};
-
+use e2e::machine::original_database;
 use e2e::world::{Agent, World};
 use serde_json::Value;
-
-fn sample() -> Option<PathBuf> {
-    let named = std::env::var_os("OCTOPORTY_ORIGINAL_DB").map(PathBuf::from);
-    let wanted = named.is_some() || std::env::var("CI").as_deref() == Ok("true");
-    let path = named.unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures/original-0.9.db")
-    });
-    if path.exists() {
-        return Some(path);
-    }
-    assert!(!wanted, "{}: is not there", path.display());
-    eprintln!("SKIPPED: {} is not there; OCTOPORTY_ORIGINAL_DB names another place", path.display());
-    None
-}
 
 fn mappings(agent: &Agent) -> Vec<Value> {
     let answer = agent.call("GET", "/api/v1/mappings", None);
@@ -28,7 +13,7 @@ fn mappings(agent: &Agent) -> Vec<Value> {
 
 #[test]
 fn an_agent_goes_on_with_the_database_of_the_earlier_program() {
-    let Some(sample) = sample() else { return };
+    let Some(sample) = original_database() else { return };
     let world = World::start();
     let path = world.folder().path().join("original.db");
     std::fs::copy(&sample, &path).expect("a copy");

@@ -298,7 +298,7 @@ mod tests {
     use shared::mapping::HostHeader;
 
     use super::*;
-    use crate::store::{Unreadable, mapping_for_tests};
+    use crate::store::{mapping_for_tests, unusable_row};
 
     fn now() -> OffsetDateTime {
         timestamp::from_api("2026-02-01T12:00:00Z").expect("a date")
@@ -484,25 +484,12 @@ mod tests {
 
     #[test]
     fn rows_of_the_earlier_program_that_cannot_be_used_are_mended_or_in_the_way() {
-        let raw = |domain: &str, byte| {
-            Stored::Unreadable(Unreadable {
-                id: MappingId::from_bytes([byte; 16]),
-                domain: domain.into(),
-                host: "nas/path".into(),
-                port: 80,
-                tls: false,
-                allow_invalid_certificates: false,
-                enabled: true,
-                description: None,
-                created_at: None,
-                updated_at: None,
-                fault: "no".into(),
-            })
-        };
-        let plan = planner(Mode::Merge, json!([row("old.example")]), false).plan(vec![raw("Old.Example", 1)]);
+        let plan = planner(Mode::Merge, json!([row("old.example")]), false)
+            .plan(vec![unusable_row("Old.Example", 1)]);
         assert_eq!(sums(&plan), [0, 1, 0, 0, 0]);
         assert_eq!(plan.changed[0].1.id, MappingId::from_bytes([1; 16]));
-        let twice = || vec![Stored::Mapping(mapping_for_tests("old.example")), raw("Old.Example", 1)];
+        let twice =
+            || vec![Stored::Mapping(mapping_for_tests("old.example")), unusable_row("Old.Example", 1)];
         let plan = planner(Mode::Merge, json!([row("old.example")]), false).plan(twice());
         assert!(faults(&plan)[0].2.contains("second mapping"), "{:?}", plan.faults);
         let plan = planner(Mode::Replace, json!([row("old.example")]), false).plan(twice());

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::admin::mappings::shown;
+use crate::store::unusable_row;
 
 fn change(kind: Kind, body: Value) -> Change {
     let Value::Object(body) = body else { panic!("an object") };
@@ -215,20 +216,7 @@ fn a_long_description_of_the_earlier_program_may_stay() {
 
 #[test]
 fn a_row_that_cannot_be_used_is_shown_and_mended() {
-    let row = Unreadable {
-        id: MappingId::from_bytes([7; 16]),
-        domain: "app.example".into(),
-        host: "nas/path".into(),
-        port: 80,
-        tls: false,
-        allow_invalid_certificates: false,
-        enabled: true,
-        description: None,
-        created_at: None,
-        updated_at: None,
-        fault: "host \"nas/path\": no".into(),
-    };
-    let row = Stored::Unreadable(row);
+    let row = unusable_row("app.example", 7);
     let value = shown(&row);
     assert_eq!(value["internalHost"], "nas/path");
     assert_eq!(value["routeState"], "invalid");
