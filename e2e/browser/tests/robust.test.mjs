@@ -249,6 +249,16 @@ test("a page that cannot be fetched says so, and comes by itself", async () => {
   await page.unroute("**/js/pages/inspector.js");
   await page.getByRole("button", { name: "Try again" }).click();
   await heading(page, "Request Inspector");
+
+  await page.route("**/js/pages/logs.js", (route) => route.abort());
+  await page.goto(world.url);
+  await heading(page, "Control Panel");
+  await page.getByRole("link", { name: "Logs" }).click();
+  await heading(page, "This page cannot be shown");
+  await page.unroute("**/js/pages/logs.js");
+  await world.agent.stop();
+  await world.startAgent();
+  await heading(page, "Logs");
   await close(page);
 });
 
