@@ -33,7 +33,7 @@ pub(super) struct OwnRequest {
     work: Work,
     origin: Option<Vec<u8>>,
     /// Who asks for what, for the log; nothing for what is asked all the time.
-    label: String,
+    label: Option<String>,
     /// Only the head of the answer is wanted.
     is_head: bool,
     decoder: Decoder,
@@ -70,7 +70,7 @@ impl Visitor {
             }
             Own::Later(task) => {
                 let label = format!("{address} {} {}", head.method, answers::path(head.target));
-                self.own_later(inner, context, head, Work::Task(task), label);
+                self.own_later(inner, context, head, Work::Task(task), Some(label));
             }
         }
         Begun::Used
@@ -83,7 +83,7 @@ impl Visitor {
         context: &mut Context,
         head: &RequestHead<'_>,
     ) -> Begun {
-        self.own_later(inner, context, head, Work::Metrics, String::new());
+        self.own_later(inner, context, head, Work::Metrics, None);
         Begun::Used
     }
 
@@ -94,7 +94,7 @@ impl Visitor {
         context: &mut Context,
         head: &RequestHead<'_>,
         work: Work,
-        label: String,
+        label: Option<String>,
     ) {
         if head.expect_continue {
             inner.outbox.push(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -190,8 +190,8 @@ impl Visitor {
                 return;
             }
         };
-        if !request.label.is_empty() {
-            log::info!("{} -> {}", request.label, answer.status);
+        if let Some(label) = &request.label {
+            log::info!("{label} -> {}", answer.status);
         }
         inner.tried = usize::MAX;
         let answer = answer.clone().shared_with(&self.core, request.origin.as_deref());
