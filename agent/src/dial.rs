@@ -215,7 +215,8 @@ fn upgrade(url: &GatewayUrl, stream: &mut (impl Read + Write), key: &Secret) -> 
             "the Gateway refused the key: Agent__ApiKey must equal Gateway__ApiKey there".into(),
         ),
         429 => {
-            fault(Step::Key, format!("the Gateway refuses this address after too many wrong keys{}", said()))
+            // Not a word on our key: the same address may have guessed elsewhere. The usual back-off is right.
+            fault(Step::Http, format!("the Gateway refuses this address after too many wrong keys{}", said()))
         }
         status @ (502..=504) => fault(
             Step::Http,

@@ -85,22 +85,31 @@ impl Admission {
 
     /// Checks the key that a request brings.
     pub(crate) fn key(&self, config: &Config, head: &RequestHead<'_>, visitor: IpAddr) -> Result<(), Answer> {
-        let now = monotime::micros();
-        if self.is_blocked(visitor, now) {
-            return Err(Answer::plain_fault(429, "too many wrong keys from this address; wait a minute"));
-        }
-        match head.get("x-api-key") {
-            None => {
-                self.note_failure(visitor, now);
-                Err(Answer::plain_fault(401, "the X-Api-Key header is missing"))
+        self.judge(&config.api_key, head.get("x-api-key"), visitor, monotime::micros())
+    }
+
+    /// The right key is always right. Only wrong keys count: a missing one is not a guess, and any web page can make
+    /// a browser ask without one.
+    fn judge(
+        &self,
+        expected: &Secret,
+        given: Option<&[u8]>,
+        visitor: IpAddr,
+        now: u64,
+    ) -> Result<(), Answer> {
+        let visitor = network(visitor);
+        match given {
+            None => Err(Answer::plain_fault(401, "the X-Api-Key header is missing")),
+            Some(key) if key_matches(expected, key) => Ok(()),
+            Some(_) if self.is_blocked(visitor, now) => {
+                Err(Answer::plain_fault(429, "too many wrong keys from this address; wait a minute"))
             }
-            Some(key) if !key_matches(&config.api_key, key) => {
+            Some(_) => {
                 self.note_failure(visitor, now);
                 let text =
                     "the key is wrong: Agent__ApiKey must be the same as the Gateway's Gateway__ApiKey";
                 Err(Answer::plain_fault(401, text))
             }
-            Some(_) => Ok(()),
         }
     }
 
@@ -129,6 +138,14 @@ impl Admission {
     }
 }
 
+/// What counts as one address: of IPv6 the /64, which one household has whole.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(ip) => IpAddr::from((u128::from(ip) >> 64 << 64).to_be_bytes()),
+    }
+}
+
 /// Compares digests in constant time, so neither content nor length of the key shows in the time it takes.
 fn key_matches(expected: &Secret, given: &[u8]) -> bool {
     expected.matches(given)
@@ -148,6 +165,24 @@ mod tests {
         }
         assert!(admission.is_blocked(a, 10) && !admission.is_blocked(b, 10));
         assert!(!admission.is_blocked(a, 10 + MINUTE));
+    }
+
+    #[test]
+    fn the_right_key_is_right_whatever_came_before_it() {
+        let (admission, key) = (Admission::default(), Secret::new("a key of many characters"));
+        let (a, neighbour) =
+            (IpAddr::from([0xfd00, 0, 0, 1, 0, 0, 0, 1]), IpAddr::from([0xfd00, 0, 0, 1, 9, 9, 9, 9]));
+        let status = |given: Option<&[u8]>, who| admission.judge(&key, given, who, 1).map_err(|a| a.status);
+        for _ in 0..100 {
+            assert_eq!(status(None, a), Err(401));
+        }
+        for _ in 0..10 {
+            assert_eq!(status(Some(b"wrong"), a), Err(401));
+        }
+        assert_eq!(status(Some(b"wrong"), a), Err(429));
+        assert_eq!(status(Some(b"wrong"), neighbour), Err(429), "one /64 is one address");
+        assert_eq!(status(None, a), Err(401));
+        assert_eq!(status(Some(b"a key of many characters"), a), Ok(()));
     }
 
     #[test]
