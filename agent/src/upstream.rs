@@ -293,9 +293,8 @@ impl Upstream {
         self.core.served(&exchange.summary(&self.target));
         context.touch_link(exchange.stream.link());
         let reusable = exchange.keep_alive
-            && exchange.stream.receiving.done
+            && exchange.stream.is_complete()
             && exchange.pool_time > 0
-            && !exchange.stream.is_raw()
             && !tainted
             && !inner.deaf
             && !inner.closing
@@ -326,7 +325,9 @@ impl Upstream {
         inner.held.clear(&self.core.budget);
         inner.outbox.clear();
         inner.pending = Vec::new();
-        inner.wire = None;
+        if let Some(mut wire) = inner.wire.take() {
+            wire.say_goodbye();
+        }
         self.core.upstreams.remove(self.token);
     }
 

@@ -13,6 +13,8 @@ const TLS_PENDING: usize = 64 * 1024;
 pub(crate) struct Wire {
     socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
+    /// TLS said that no more comes (RFC 8446 6.1), together with the last bytes.
+    ended: bool,
 }
 
 impl Wire {
@@ -22,7 +24,7 @@ impl Wire {
             tls.set_buffer_limit(Some(TLS_PENDING));
             Box::new(tls)
         });
-        Wire { socket, tls }
+        Wire { socket, tls, ended: false }
     }
 
     /// The socket below.
@@ -64,8 +66,25 @@ impl Wire {
         }
     }
 
-    /// Whether reading may give bytes although the socket has none: TLS has decrypted them already.
+    /// Says goodbye in the way of TLS, if its socket takes that now.
+    pub(crate) fn say_goodbye(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            // Nobody waits for it: the connection is closed next.
+            let _ = send(tls, &self.socket);
+        }
+    }
+
+    /// Whether there is nothing to read, not even an end. What is there is lost: the connection is of no more use.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        self.read(&mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether reading may give bytes, or the end, although the socket has none: TLS has decrypted them already.
     pub(crate) fn has_decrypted(&mut self) -> bool {
+        if self.ended {
+            return true;
+        }
         self.tls
             .as_mut()
             .is_some_and(|tls| tls.process_new_packets().is_ok_and(|s| s.plaintext_bytes_to_read() > 0))
@@ -123,7 +142,10 @@ impl Read for Wire {
         let mut filled = 0;
         while filled < out.len() {
             match tls.reader().read(&mut out[filled..]) {
-                Ok(0) => break,
+                Ok(0) => {
+                    self.ended = true;
+                    break;
+                }
                 Ok(n) => {
                     filled += n;
                     continue;

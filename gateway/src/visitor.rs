@@ -329,7 +329,7 @@ impl Visitor {
         if exchange.stream.is_raw() {
             return self.close(inner, false);
         }
-        let whole = exchange.stream.sending.done && !exchange.until_close;
+        let whole = exchange.stream.is_complete() && !exchange.until_close;
         if exchange.keep_alive && whole && !self.core.is_draining() {
             self.deadline.store(monotime::micros() + KEEP_ALIVE_TIME, Relaxed);
             if inner.readable || !inner.pending.is_empty() {

@@ -127,9 +127,17 @@ impl Stream {
         self.raw
     }
 
-    /// The connection was upgraded.
+    /// Both messages are complete, to the last byte of their framing: the one thing that decides whether what comes
+    /// next on the connection may be another message. Never so for an upgraded connection.
+    pub fn is_complete(&self) -> bool {
+        !self.raw && self.sending.done && self.receiving.done
+    }
+
+    /// The connection was upgraded: behind the end of the request both directions begin anew, raw (RFC 9110 7.8).
     pub fn switch(&mut self) {
         self.raw = true;
+        self.sending.done = false;
+        self.receiving.done = false;
     }
 
     /// Whether `link` carried any of what this side sent.
@@ -362,8 +370,9 @@ impl Stream {
 }
 
 impl Sending {
-    /// How the body is framed that the socket gives.
+    /// How the body is framed that the socket gives; without one, this half is complete.
     pub fn frame(&mut self, framing: Framing) {
+        self.done = matches!(framing, Framing::None | Framing::Length(0));
         self.decoder = Decoder::new(framing);
     }
 
@@ -374,8 +383,10 @@ impl Sending {
 }
 
 impl Receiving {
-    /// How the body is framed that the socket gets.
+    /// How the body is framed that the socket gets. With [`Framing::None`] this half is complete; with any other its
+    /// end is still to come, even if its length is 0.
     pub fn frame(&mut self, framing: Framing) {
+        self.done = framing == Framing::None;
         self.encoder = Encoder::new(framing);
     }
 

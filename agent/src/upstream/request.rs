@@ -1,7 +1,6 @@
 //! From the Gateway to an upstream: a Stream that is opened, the connection that is found for it, and the request's
 //! body. What comes back is in `response`.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -43,6 +42,9 @@ impl Upstream {
             return Err((Reason::TooManyStreams, "the agent's memory budget is used up".into()));
         }
         let framing = match (open.body, head.framing) {
+            (false, Framing::Length(1..)) => {
+                return Err((Reason::Protocol, "a request with a length was opened without a body".into()));
+            }
             (false, _) => Framing::None,
             (true, Framing::Length(length)) => Framing::Length(length),
             (true, _) => Framing::Chunked,
@@ -52,7 +54,6 @@ impl Upstream {
         head::write_upstream_request(&head, &host, framing == Framing::Chunked, open.upgrade, &mut bytes);
         let mut stream = Stream::new(link, open.stream, open.credit, session.request_credit());
         stream.receiving.frame(framing);
-        stream.receiving.done = !open.body && !open.upgrade;
         let idempotent = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE");
         let exchange = Box::new(Exchange {
             session: Arc::clone(session),
@@ -67,7 +68,7 @@ impl Upstream {
             started: monotime::micros(),
             status: 0,
             keep_alive: false,
-            pool_time: POOL_TIME,
+            pool_time: if logs_the_connection_in(&head) { 0 } else { POOL_TIME },
             half_closed: false,
             failed: None,
             failure: String::new(),
@@ -118,17 +119,23 @@ impl Upstream {
     ) -> Result<Arc<Upstream>, (Box<Exchange>, Outbox)> {
         while let Some(upstream) = core.pool.take(target.serial) {
             let mut inner = lock(&upstream.inner);
-            // What cannot be sent again must not be sent on a connection that the upstream has closed already.
-            let usable = exchange.again.is_some() || inner.wire.as_ref().is_some_and(is_silent);
-            if matches!(inner.phase, Phase::Idle) && !inner.closing && usable {
-                inner.phase = Phase::Exchange;
-                inner.reused = true;
-                inner.exchange = Some(exchange);
-                inner.outbox = outbox;
-                upstream.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-                drop(inner);
-                return Ok(upstream);
+            // One that was closed already is of no use, and bytes that nobody asked for would be taken for the answer
+            // (RFC 9112 9.2).
+            let usable = inner.wire.as_mut().is_some_and(Wire::is_silent);
+            if !matches!(inner.phase, Phase::Idle) {
+                continue;
             }
+            if inner.closing || !usable {
+                upstream.close(&mut inner);
+                continue;
+            }
+            inner.phase = Phase::Exchange;
+            inner.reused = true;
+            inner.exchange = Some(exchange);
+            inner.outbox = outbox;
+            upstream.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
+            drop(inner);
+            return Ok(upstream);
         }
         Err((exchange, outbox))
     }
@@ -223,7 +230,10 @@ fn host_header(target: &Target, head: &RequestHead<'_>) -> String {
     }
 }
 
-/// Whether an idle connection has nothing to read, not even its end.
-fn is_silent(wire: &Wire) -> bool {
-    wire.socket().peek(&mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+/// Whether the request logs in with a scheme that authenticates the connection instead of the request: it must not
+/// serve another visitor afterwards (RFC 4559 6).
+fn logs_the_connection_in(head: &RequestHead<'_>) -> bool {
+    let value = head.get("authorization").unwrap_or_default();
+    let scheme = value.split(|b| b.is_ascii_whitespace()).next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
 }

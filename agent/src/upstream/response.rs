@@ -15,7 +15,7 @@ use shared::spread::Place;
 use shared::stream::Sent;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::{Context, IDLE_TIME, Inner, POOL_TIME, Phase, Upstream};
+use super::{Context, IDLE_TIME, Inner, Phase, Upstream};
 
 impl Upstream {
     /// Reads and uses input until there is none, or none is wanted.
@@ -129,6 +129,11 @@ impl Upstream {
                     self.fail(inner, Reason::UpstreamInvalid, text, context);
                     return bytes.len();
                 }
+                if !exchange.stream.receiving.done {
+                    let text = "status 101 before the end of the request's body";
+                    self.fail(inner, Reason::UpstreamInvalid, text, context);
+                    return bytes.len();
+                }
                 exchange.stream.switch();
                 exchange.status = 101;
                 let head = Frame::Head { stream, body: false, switched: true, interim: false, head: &out };
@@ -145,21 +150,16 @@ impl Upstream {
                 continue;
             }
             let body = !matches!(head.framing, Framing::None | Framing::Length(0));
-            if exchange.upgrade {
-                exchange.upgrade = false;
-                exchange.stream.receiving.done = true;
-            }
             exchange.status = head.status;
             exchange.keep_alive = head.keep_alive;
             if let Some(seconds) = head.keep_alive_timeout {
                 // A second early: the upstream's clock starts before ours.
-                exchange.pool_time = POOL_TIME.min(u64::from(seconds.saturating_sub(1)) * 1_000_000);
+                exchange.pool_time = exchange.pool_time.min(u64::from(seconds.saturating_sub(1)) * 1_000_000);
             }
             exchange.stream.sending.frame(head.framing);
             let head = Frame::Head { stream, body, switched: false, interim: false, head: &out };
             exchange.stream.first(&head, context);
             if !body {
-                exchange.stream.sending.done = true;
                 let more = bytes.len() > used;
                 self.finish(inner, more, context);
                 return bytes.len();

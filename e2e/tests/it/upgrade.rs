@@ -319,3 +319,100 @@ fn idle_sockets_cost_no_threads() {
     let after = (world.gateway().daemon.threads(), world.agent().daemon.threads());
     assert!(after.0 < before.0 + 50 && after.1 < before.1 + 50, "{before:?} threads became {after:?}");
 }
+
+/// The body of an upgrade request in each framing, as it is sent.
+fn bodies() -> [(&'static str, &'static [u8], &'static [u8]); 5] {
+    [
+        ("", b"", b""),
+        ("Content-Length: 0\r\n", b"", b""),
+        ("Content-Length: 38\r\n", SMUGGLED, SMUGGLED),
+        (
+            "Transfer-Encoding: chunked\r\n",
+            b"26\r\nGET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n0\r\n\r\n",
+            SMUGGLED,
+        ),
+        (
+            "Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n",
+            b"26\r\nGET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n0\r\nX-Sum: 1\r\n\r\n",
+            SMUGGLED,
+        ),
+    ]
+}
+
+/// A body that looks like the next request.
+const SMUGGLED: &[u8] = b"GET /smuggled HTTP/1.1\r\nHost: a.test\r\n";
+
+#[test]
+fn an_upgrade_request_that_is_answered_as_an_ordinary_one_leaves_nothing_behind() {
+    let site = Site::new();
+    site.upstream.on("/offer", |x| {
+        let body = x.body()?;
+        x.reply(200, &[], &body)
+    });
+    // One service connection serves all of them, so that what is left on it would meet the next request.
+    for (fields, sent, body) in bodies() {
+        let mut visitor = site.visitor();
+        let head = format!(
+            "POST /offer HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n{fields}\r\n",
+            site.domain()
+        );
+        visitor.send([head.as_bytes(), sent].concat());
+        let answer = visitor.response("POST");
+        assert_eq!((answer.status(), &answer.body[..]), (200, body), "{fields:?}");
+        assert_eq!(visitor.request("POST", "/offer", &[], Some(b"mine")).body, b"mine", "{fields:?}");
+        assert_eq!(site.request("POST", "/offer", &[], Some(b"theirs")).body, b"theirs", "{fields:?}");
+    }
+    let paths: Vec<_> = site.upstream.requests().iter().map(|head| head.path()).collect();
+    assert_eq!(paths, vec!["/offer"; 15], "not a byte of a body became a request");
+}
+
+#[test]
+fn raw_bytes_begin_behind_the_body_of_an_upgrade_request() {
+    let site = Site::new();
+    site.upstream.on("/attach", |x| {
+        let body = x.body()?;
+        x.send("HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")?;
+        let raw = x.raw()?;
+        x.send([format!("{} bytes, then ", body.len()).as_bytes(), &raw].concat())?;
+        Ok(Then::Close)
+    });
+    for (fields, sent, body) in bodies() {
+        let mut visitor = site.visitor();
+        let head = format!(
+            "POST /attach HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n{fields}\r\n",
+            site.domain()
+        );
+        visitor.send([head.as_bytes(), sent].concat());
+        assert_eq!(visitor.head("POST").status(), 101, "{fields:?}");
+        visitor.send("raw");
+        let expected = format!("{} bytes, then raw", body.len());
+        assert_eq!(visitor.raw(expected.len()), expected.as_bytes(), "{fields:?}");
+        assert_eq!(visitor.ending(), Broken::Closed, "{fields:?}");
+    }
+}
+
+#[test]
+fn an_upgrade_request_whose_body_is_not_there_ends_both_connections_with_an_early_answer() {
+    let site = Site::new();
+    for (path, status) in [("/early-no", 403), ("/early-yes", 200)] {
+        site.upstream.on(path, move |x| {
+            x.forget_body();
+            x.reply(status, &[], b"early")
+        });
+        let mut visitor = site.visitor();
+        visitor.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 40\r\n\r\n",
+            site.domain()
+        ));
+        let answer = visitor.response("POST");
+        assert_eq!((answer.status(), &answer.body[..]), (status, &b"early"[..]));
+        let (connection, _) = site.upstream.wait_request(path);
+        // Others come on connections on which nothing is owed.
+        site.upstream.on("/after", |x| x.reply(200, &[("X-Connection", &x.connection().to_string())], b""));
+        let after = site.get("/after");
+        assert_ne!(after.get("x-connection"), Some(connection.to_string()));
+        drop(visitor.try_send(SMUGGLED));
+        assert_ne!(visitor.ending(), Broken::Silent);
+    }
+    assert!(site.upstream.requests().iter().all(|head| head.path() != "/smuggled"));
+}

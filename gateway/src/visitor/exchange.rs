@@ -40,11 +40,10 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Whether input is wanted: a body that is not complete, or raw bytes. What follows an upgrade request waits for
-    /// the upstream's answer, because it may be the next request.
+    /// Whether input is wanted: a body that is not complete, or raw bytes. What follows the body of an upgrade request
+    /// waits for the upstream's answer, because it may be the next request.
     pub(super) fn reads(&self) -> bool {
-        let stream = &self.stream;
-        stream.is_open() && !stream.sending.done && (stream.is_raw() || !self.upgrade)
+        self.stream.is_open() && !self.stream.sending.done
     }
 
     /// The Stream is over on this side; false if it was before.

@@ -269,7 +269,6 @@ impl Visitor {
         let body = !matches!(head.framing, Framing::None | Framing::Length(0));
         let mut stream = Stream::new(&link, number, session.credit, credit);
         stream.sending.frame(head.framing);
-        stream.sending.done = !body && !head.upgrade;
         let open = Open {
             stream: number,
             body,

@@ -58,17 +58,15 @@ impl Visitor {
                 if !exchange.upgrade {
                     return Err(format!("stream {stream} switched protocols without being asked"));
                 }
+                if !exchange.stream.sending.done {
+                    return Err(format!("stream {stream} switched protocols before the end of its request"));
+                }
                 exchange.stream.switch();
                 exchange.until_close = true;
                 self.deadline.store(u64::MAX, Relaxed);
                 keep_alive_probes(&self.socket);
                 head::write_visitor_response(&head, false, HopConnection::Upgrade, &mut out);
             } else {
-                if exchange.upgrade {
-                    // Not switched: an ordinary answer to an ordinary request without a body.
-                    exchange.upgrade = false;
-                    exchange.stream.sending.done = true;
-                }
                 exchange.until_close = framing == Framing::UntilClose;
                 exchange.keep_alive &= !exchange.until_close;
                 // An answer with a known end before the request's end is a refusal, as a rule: say that the rest is
@@ -81,7 +79,6 @@ impl Visitor {
                     (false, _) => HopConnection::Close,
                 };
                 head::write_visitor_response(&head, framing == Framing::Chunked, connection, &mut out);
-                exchange.stream.receiving.done = !body;
             }
         }
         let (switched, done) = (exchange.stream.is_raw(), exchange.stream.receiving.done);
