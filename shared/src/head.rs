@@ -25,6 +25,10 @@ pub use tunnel_response::{HopConnection, TunnelResponse, parse_tunnel_response, 
 
 /// Largest head of a request or response that is accepted.
 pub const MAX_HEAD: usize = 64 * 1024;
+/// Interim answers (1xx) that one request may get …
+pub const MAX_INTERIM: usize = 8;
+/// … and bytes of their heads in all. A service that sends more is broken.
+pub const MAX_INTERIM_BYTES: usize = 64 * 1024;
 /// Most fields in a head.
 pub const MAX_FIELDS: usize = 200;
 /// Longest request target.

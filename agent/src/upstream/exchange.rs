@@ -38,6 +38,8 @@ pub(super) struct Exchange {
     pub(super) started: u64,
     /// Of the answer; 0 until its head has come.
     pub(super) status: u16,
+    /// Interim answers so far, and bytes of their heads.
+    pub(super) interim: (usize, usize),
     pub(super) keep_alive: bool,
     pub(super) pool_time: u64,
     pub(super) half_closed: bool,

@@ -67,6 +67,7 @@ impl Upstream {
             upgrade: open.upgrade,
             started: monotime::micros(),
             status: 0,
+            interim: (0, 0),
             keep_alive: false,
             pool_time: if logs_the_connection_in(&head) { 0 } else { POOL_TIME },
             half_closed: false,

@@ -145,6 +145,13 @@ impl Upstream {
                 return used;
             }
             if head.status < 200 {
+                exchange.interim.0 += 1;
+                exchange.interim.1 += len;
+                if exchange.interim.0 > head::MAX_INTERIM || exchange.interim.1 > head::MAX_INTERIM_BYTES {
+                    let text = "more than 8 interim answers (1xx), or 64 KiB of them";
+                    self.fail(inner, Reason::UpstreamInvalid, text, context);
+                    return bytes.len();
+                }
                 let head = Frame::Head { stream, body: false, switched: false, interim: true, head: &out };
                 exchange.stream.first(&head, context);
                 continue;

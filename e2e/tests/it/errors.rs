@@ -295,3 +295,18 @@ fn a_broken_connection_to_the_gateway_is_nothing_special() {
     }
     assert_eq!(site.get("/hello").text(), "hello\n");
 }
+
+#[test]
+fn a_service_that_sends_interim_answers_without_end_is_invalid() {
+    let site = Site::new();
+    for (count, status) in [(8, 200), (9, 502)] {
+        site.upstream.on("/interim", move |x| {
+            x.send("HTTP/1.1 103 Early Hints\r\nX-N: 1\r\n\r\n".repeat(count))?;
+            x.reply(200, &[], b"")
+        });
+        let mut visitor = site.visitor();
+        visitor.ask("GET", "/interim", &[]);
+        let last = (0..=count).map(|_| visitor.head("GET").status()).find(|status| *status >= 200);
+        assert_eq!(last, Some(status), "{count} interim answers");
+    }
+}

@@ -28,6 +28,8 @@ pub(super) struct Exchange {
     pub(super) keep_alive: bool,
     /// Of the answer; 0 until its head has come.
     pub(super) status: u16,
+    /// Interim answers so far, and bytes of their heads.
+    pub(super) interim: (usize, usize),
     pub(super) until_close: bool,
     /// The answer is a long transfer, and its Link knows.
     pub(super) heavy: bool,

@@ -293,6 +293,7 @@ impl Visitor {
             upgrade: head.upgrade,
             keep_alive: head.keep_alive,
             status: 0,
+            interim: (0, 0),
             until_close: false,
             heavy: false,
             half_closed: false,

@@ -42,6 +42,11 @@ impl Visitor {
         self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
         let mut out = Vec::with_capacity(bytes.len() + 64);
         if interim {
+            exchange.interim.0 += 1;
+            exchange.interim.1 += bytes.len();
+            if exchange.interim.0 > head::MAX_INTERIM || exchange.interim.1 > head::MAX_INTERIM_BYTES {
+                return Err(format!("too many interim response heads on stream {stream}"));
+            }
             // RFC 9110 15.2: never to HTTP/1.0.
             if exchange.version == Version::Http11 {
                 head::write_visitor_response(&head, false, HopConnection::Default, &mut out);
