@@ -304,6 +304,12 @@ impl Visitor {
             After::Close => return self.last_answer_sent(inner),
             After::Nothing => {}
         }
+        if matches!(inner.phase, Phase::Head) && (inner.readable || !inner.pending.is_empty()) {
+            // The next request waited for this answer to be sent.
+            inner.tried = usize::MAX;
+            self.core.poller.resume(self.token);
+            return;
+        }
         if let Phase::Exchange(exchange) = &mut inner.phase
             && exchange.stream.receiving.done
         {

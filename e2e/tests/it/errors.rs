@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use e2e::journal::{PATIENCE, until};
 use e2e::message::Broken;
+use e2e::sample::beside;
 use e2e::site::Site;
 use e2e::upstream::Upstream;
-use e2e::visitor::Response;
+use e2e::visitor::{Response, Visitor};
 use e2e::world::World;
 use serde_json::json;
 
@@ -309,4 +310,20 @@ fn a_service_that_sends_interim_answers_without_end_is_invalid() {
         let last = (0..=count).map(|_| visitor.head("GET").status()).find(|status| *status >= 200);
         assert_eq!(last, Some(status), "{count} interim answers");
     }
+}
+
+#[test]
+fn pipelined_requests_are_answered_as_fast_as_the_answers_are_read() {
+    let site = Site::new();
+    let mut visitor = Visitor::connect(site.address(), "nobody.test");
+    let requests = 2000;
+    let socket = visitor.socket().clone();
+    let sender = beside(move || {
+        let all = "GET / HTTP/1.1\r\nHost: nobody.test\r\n\r\n".repeat(requests);
+        std::io::Write::write_all(&mut &socket, all.as_bytes()).expect("sent");
+    });
+    for number in 0..requests {
+        assert_eq!(visitor.response("GET").status(), 404, "answer {number}");
+    }
+    sender.join().expect("the sender");
 }

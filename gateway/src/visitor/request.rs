@@ -41,13 +41,15 @@ impl Visitor {
     /// Reads and uses input until there is none, or none is wanted.
     pub(super) fn drive(self: &Arc<Self>, inner: &mut Inner, context: &mut Context, scratch: &mut [u8]) {
         loop {
-            if matches!(inner.phase, Phase::Head) && inner.after == After::Nothing && inner.worth_parsing() {
+            // No next request while an answer is unsent: who does not read must not make us answer on and on.
+            let next = matches!(inner.phase, Phase::Head) && inner.after == After::Nothing;
+            if next && inner.outbox.is_empty() && inner.worth_parsing() {
                 self.parse_head(inner, context);
                 continue;
             }
             let mut place = None;
             let wanted = match &inner.phase {
-                Phase::Head if inner.after != After::Nothing => 0,
+                Phase::Head if inner.after != After::Nothing || !inner.outbox.is_empty() => 0,
                 Phase::Head | Phase::Linger => scratch.len(),
                 Phase::Own(request) if !request.is_complete() => scratch.len(),
                 Phase::Exchange(e) if e.reads() => {
