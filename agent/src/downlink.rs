@@ -142,27 +142,6 @@ impl Downlink {
         link.reset(stream, &Frame::Reset { stream, reason, text });
         self.context.touch_link(link);
     }
-
-    fn dispatch(&mut self, upstream: &Arc<Upstream>, frame: Frame<'_>) -> Result<(), String> {
-        let context = &mut self.context;
-        match frame {
-            Frame::Data { stream, end, at, bytes } => upstream.request_data(stream, at, bytes, end, context),
-            Frame::End { stream, at, trailers } => upstream.request_end(stream, at, trailers, context),
-            Frame::Reset { stream, reason, .. } => {
-                upstream.reset(stream, reason);
-                Ok(())
-            }
-            Frame::Credit { stream, bytes } => {
-                upstream.credit(stream, bytes);
-                Ok(())
-            }
-            Frame::Control { .. }
-            | Frame::Beat { .. }
-            | Frame::BeatAck { .. }
-            | Frame::Open(_)
-            | Frame::Head { .. } => Err("a frame that concerns no open stream".into()),
-        }
-    }
 }
 
 /// Debug builds only: lets the end-to-end tests see that a defect in one Stream ends that Stream only.
@@ -203,11 +182,13 @@ impl Receiver for Downlink {
             }
             Lookup::Never => return Err(format!("a frame for stream {stream}, which never was")),
         };
-        catch_unwind(AssertUnwindSafe(|| self.dispatch(&upstream, frame))).unwrap_or_else(|_| {
-            log::error!("a defect ended stream {stream}; the others go on");
-            upstream.defect(&mut self.context);
-            Ok(())
-        })
+        catch_unwind(AssertUnwindSafe(|| upstream.frame(stream, &frame, &mut self.context))).unwrap_or_else(
+            |_| {
+                log::error!("a defect ended stream {stream}; the others go on");
+                upstream.defect(&mut self.context);
+                Ok(())
+            },
+        )
     }
 
     fn control(&mut self, link: &Arc<Link>, json: &[u8]) -> Result<(), String> {

@@ -19,7 +19,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use shared::credit::Held;
+use shared::carrier::Done;
+use shared::credit::{Held, Level};
+use shared::exchange::{Line, Next};
+use shared::frame::Frame;
 use shared::link::Link;
 use shared::monotime;
 use shared::outbox::Outbox;
@@ -31,18 +34,13 @@ use crate::agent::Core;
 use crate::history::clip;
 use crate::targets::Target;
 use crate::wire::Wire;
-use exchange::Exchange;
+use exchange::Ongoing;
 pub(crate) use exchange::{Summary, user_agent};
 
 /// Most bytes read from an upstream at a time.
 pub(crate) const SCRATCH: usize = 64 * 1024;
 /// Connecting, with TLS, must be done after this long. Microseconds, like all below.
 const CONNECT_TIME: u64 = 10_000_000;
-/// A request on which no byte moves either way is over after this long. Slightly less than the Gateway's, so that
-/// the answer names the hop that is silent.
-const IDLE_TIME: u64 = 299_000_000;
-/// An idle connection is kept for this long, or for what the upstream says.
-const POOL_TIME: u64 = 30_000_000;
 
 /// Bytes of domain and target in a line of the log.
 const MAX_LINE: usize = 512;
@@ -63,17 +61,13 @@ pub(crate) struct Upstream {
 struct Inner {
     phase: Phase,
     wire: Option<Wire>,
-    exchange: Option<Box<Exchange>>,
+    ongoing: Option<Box<Ongoing>>,
     /// Bytes read and not used yet: an incomplete head, a body for which there is no Credit.
     pending: Vec<u8>,
     readable: bool,
     closing: bool,
     outbox: Outbox,
     held: Held,
-    /// It served a Stream before, so the upstream may have closed it meanwhile.
-    reused: bool,
-    /// Writing failed: the request is lost, but an answer may have been sent before.
-    deaf: bool,
 }
 
 enum Phase {
@@ -112,7 +106,7 @@ impl Upstream {
         core: Arc<Core>,
         token: usize,
         target: Arc<Target>,
-        exchange: Box<Exchange>,
+        ongoing: Box<Ongoing>,
         outbox: Outbox,
     ) -> Upstream {
         let now = monotime::micros();
@@ -124,14 +118,12 @@ impl Upstream {
             inner: Mutex::new(Inner {
                 phase: Phase::Resolving,
                 wire: None,
-                exchange: Some(exchange),
+                ongoing: Some(ongoing),
                 pending: Vec::new(),
                 readable: false,
                 closing: false,
                 outbox,
                 held: Held::new(now),
-                reused: false,
-                deaf: false,
             }),
         }
     }
@@ -168,17 +160,33 @@ impl Upstream {
         self.drive(&mut inner, context, scratch);
     }
 
-    /// A Link's reader: the Gateway ended the Stream.
-    pub(crate) fn reset(self: &Arc<Self>, stream: u32, reason: Reason) {
-        self.abandon(stream, reason);
+    /// A Link's reader: a Frame for this Stream.
+    pub(crate) fn frame(
+        self: &Arc<Self>,
+        stream: u32,
+        frame: &Frame<'_>,
+        context: &mut Context,
+    ) -> Result<(), String> {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        let Some(ongoing) = ongoing_of(&mut inner.ongoing, stream) else { return Ok(()) };
+        let early = ongoing.exchange.early();
+        // Before it is connected, the socket takes nothing.
+        let wire = inner.wire.as_mut().filter(|_| matches!(inner.phase, Phase::Exchange));
+        let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, wire, context);
+        exchange.frame(frame, monotime::micros(), &mut carrier)?;
+        let mut done = carrier.done;
+        done.wrote |= exchange.early() != early || exchange.is_deaf();
+        ongoing.note_progress(&self.core, &self.target);
+        self.follow_up(inner, done, context);
+        Ok(())
     }
 
     /// Ends the Stream without telling the Gateway: it knows, or cannot be told.
     pub(crate) fn abandon(self: &Arc<Self>, stream: u32, reason: Reason) {
         let mut inner = lock(&self.inner);
-        if let Some(exchange) = exchange_of(&mut inner.exchange, stream) {
-            exchange.failed = Some(reason);
-            exchange.leave();
+        if let Some(ongoing) = ongoing_of(&mut inner.ongoing, stream) {
+            ongoing.exchange.lost(reason, "");
             self.close(&mut inner);
         }
     }
@@ -186,11 +194,11 @@ impl Upstream {
     /// Ends the Stream if `link` carried it, or a part of it.
     pub(crate) fn abandon_on_link(self: &Arc<Self>, stream: u32, link: &Arc<Link>, context: &mut Context) {
         let mut inner = lock(&self.inner);
-        let Some(exchange) = exchange_of(&mut inner.exchange, stream) else { return };
-        if Arc::ptr_eq(exchange.stream.link(), link) {
+        let Some(ongoing) = ongoing_of(&mut inner.ongoing, stream) else { return };
+        if Arc::ptr_eq(ongoing.spread.home(), link) {
             drop(inner);
             self.abandon(stream, Reason::LinkLost);
-        } else if exchange.stream.uses(link) {
+        } else if ongoing.spread.uses(link) {
             self.fail(&mut inner, Reason::LinkLost, "a link that carried a part of it was lost", context);
         }
     }
@@ -201,42 +209,73 @@ impl Upstream {
         self.fail(&mut inner, Reason::Protocol, "internal error", context);
     }
 
-    /// A Link's reader: more may be sent.
-    pub(crate) fn credit(self: &Arc<Self>, stream: u32, bytes: u32) {
-        let mut inner = lock(&self.inner);
-        let exchange = exchange_of(&mut inner.exchange, stream);
-        if exchange.is_some_and(|exchange| exchange.stream.granted(bytes)) {
-            self.core.poller.resume(self.token);
-        }
-    }
-
     /// Ends the Stream, tells the Gateway why, and closes the connection.
     fn fail(self: &Arc<Self>, inner: &mut Inner, reason: Reason, text: &str, context: &mut Context) {
-        if let Some(exchange) = &mut inner.exchange
-            && exchange.stream.is_open()
-        {
-            exchange.failed = Some(reason);
-            text.clone_into(&mut exchange.failure);
-            if exchange.status == 0 {
-                exchange.stream.reset(reason, text, context);
-            } else {
-                // Behind what the upstream did send.
-                exchange.stream.reset_last(reason, text, context);
-            }
-            exchange.leave();
-            if reason != Reason::VisitorGone {
-                let line = clip(&exchange.line, MAX_LINE);
-                log::warn!("{} {line}: {reason}: {text}", exchange.request_id);
-            }
+        if let Some(ongoing) = &mut inner.ongoing {
+            let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, None, context);
+            exchange.fail(reason, text, &mut carrier);
+            self.note_failure(ongoing);
         }
         self.close(inner);
     }
 
-    fn write(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
-        if !matches!(inner.phase, Phase::Exchange) || inner.deaf {
-            if inner.deaf {
-                inner.outbox.clear();
+    /// Says in the log how the exchange failed, unless the Gateway ended it.
+    fn note_failure(&self, ongoing: &Ongoing) {
+        let failure = ongoing.exchange.failure().filter(|failure| failure.here);
+        if let Some(failure) = failure.filter(|failure| failure.reason != Reason::VisitorGone) {
+            let (line, text) = (clip(&ongoing.line, MAX_LINE), &failure.text);
+            log::warn!("{} {line}: {}: {text}", ongoing.request_id, failure.reason);
+        }
+    }
+
+    /// What follows a step of the machine.
+    fn follow_up(self: &Arc<Self>, inner: &mut Inner, done: Done, context: &mut Context) {
+        if let Some(e) = &done.broken {
+            self.write_failed(inner, e);
+        }
+        if done.wake {
+            self.core.poller.resume(self.token);
+        }
+        if done.queued {
+            context.touch(self);
+        }
+        if done.wrote || done.broken.is_some() {
+            self.wrote(inner, context);
+        } else {
+            self.proceed(inner, context);
+        }
+    }
+
+    /// Does with the connection what the exchange has come to.
+    fn proceed(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
+        loop {
+            let Some(ongoing) = &mut inner.ongoing else { return };
+            if matches!(inner.phase, Phase::Exchange) {
+                self.deadline.store(ongoing.exchange.deadline(), Relaxed);
             }
+            match ongoing.exchange.next(inner.outbox.len()) {
+                Next::Wait => return,
+                Next::HalfClose => {
+                    ongoing.exchange.closed_sending_half();
+                    if let Some(wire) = &mut inner.wire
+                        && let Err(e) = wire.shutdown_write()
+                    {
+                        log::debug!("half-close of an upgraded connection: {e}");
+                    }
+                }
+                Next::Finish => return self.finish(inner, context),
+                Next::Retry => return self.retry(inner, context),
+                // Visitors are answered by the Gateway.
+                Next::Close | Next::Cut | Next::Answer => {
+                    self.note_failure(ongoing);
+                    return self.close(inner);
+                }
+            }
+        }
+    }
+
+    fn write(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
+        if !matches!(inner.phase, Phase::Exchange) {
             return self.wrote(inner, context);
         }
         let Some(wire) = &mut inner.wire else { return };
@@ -249,10 +288,11 @@ impl Upstream {
 
     /// The upstream takes no more of the request. It may have answered before (413 and close): reading tells.
     fn write_failed(&self, inner: &mut Inner, e: &io::Error) {
-        if let Some(exchange) = &inner.exchange {
-            log::debug!("{} {}: sending failed: {e}", exchange.request_id, clip(&exchange.line, MAX_LINE));
+        if let Some(ongoing) = &mut inner.ongoing {
+            let line = clip(&ongoing.line, MAX_LINE);
+            log::debug!("{} {line}: sending failed: {e}", ongoing.request_id);
+            ongoing.exchange.output_failed();
         }
-        inner.deaf = true;
         inner.outbox.clear();
         (inner.readable, inner.closing) = (true, true);
         self.core.poller.resume(self.token);
@@ -260,49 +300,34 @@ impl Upstream {
 
     /// Accounts for what the socket took, and goes on with what waited for it.
     fn wrote(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
-        let early = inner.exchange.as_ref().map_or(0, |e| e.stream.receiving.early());
-        let waiting = inner.outbox.len() + early;
+        let early = inner.ongoing.as_ref().map_or(0, |ongoing| ongoing.exchange.early());
+        let waiting = inner.outbox.len();
         let budget = &self.core.budget;
-        if inner.held.set(waiting, budget, monotime::micros) {
+        if inner.held.set(waiting + early, budget, monotime::micros) {
             self.core.over_budget();
         }
-        let Some(exchange) = &mut inner.exchange else { return };
-        let waiting = waiting - early;
-        let raw = exchange.stream.is_raw();
-        if exchange.stream.taken(waiting, budget, context) && !raw && matches!(inner.phase, Phase::Exchange) {
-            self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
+        let Some(ongoing) = &mut inner.ongoing else { return };
+        let (home, window) = (Arc::clone(ongoing.spread.home()), ongoing.exchange.window());
+        let line = || Line { rtt: home.base_rtt(), may_grow: budget.level() < Level::Stop };
+        let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, None, context);
+        exchange.written(waiting, monotime::micros(), line, &mut carrier);
+        if exchange.window() > window {
+            home.note_window(exchange.window());
         }
-        if waiting == 0 && raw && exchange.stream.receiving.done && !exchange.half_closed {
-            exchange.half_closed = true;
-            let done = exchange.stream.sending.done;
-            if let Some(wire) = &mut inner.wire
-                && let Err(e) = wire.shutdown_write()
-            {
-                log::debug!("half-close of an upgraded connection: {e}");
-            }
-            if done {
-                self.finish(inner, true, context);
-            }
-        }
+        self.proceed(inner, context);
     }
 
-    /// The answer is complete. `tainted`: the connection cannot serve another request.
-    fn finish(self: &Arc<Self>, inner: &mut Inner, tainted: bool, context: &mut Context) {
-        let Some(mut exchange) = inner.exchange.take() else { return };
-        exchange.leave();
-        self.core.served(&exchange.summary(&self.target));
-        context.touch_link(exchange.stream.link());
-        let reusable = exchange.keep_alive
-            && exchange.stream.is_complete()
-            && exchange.pool_time > 0
-            && !tainted
-            && !inner.deaf
-            && !inner.closing
-            && inner.outbox.is_empty()
-            && inner.pending.is_empty();
+    /// The answer is complete.
+    fn finish(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
+        let Some(mut ongoing) = inner.ongoing.take() else { return };
+        ongoing.leave();
+        self.core.served(&ongoing.summary(&self.target));
+        context.touch_link(ongoing.spread.home());
+        let reusable =
+            ongoing.exchange.may_be_followed(inner.outbox.len(), inner.pending.len()) && !inner.closing;
         if reusable {
             inner.phase = Phase::Idle;
-            self.deadline.store(monotime::micros() + exchange.pool_time, Relaxed);
+            self.deadline.store(monotime::micros() + ongoing.exchange.pool_time(), Relaxed);
             if self.core.pool.put(self.target.serial, Arc::clone(self)) {
                 return;
             }
@@ -318,9 +343,9 @@ impl Upstream {
             self.core.pool.remove(self.target.serial, self);
         }
         inner.phase = Phase::Closed;
-        if let Some(mut exchange) = inner.exchange.take() {
-            exchange.leave();
-            self.core.served(&exchange.summary(&self.target));
+        if let Some(mut ongoing) = inner.ongoing.take() {
+            ongoing.leave();
+            self.core.served(&ongoing.summary(&self.target));
         }
         inner.held.clear(&self.core.budget);
         inner.outbox.clear();
@@ -355,9 +380,11 @@ impl Upstream {
                 self.next_address(&mut inner, reason, text, context);
             }
             Phase::Exchange => {
-                let waits = inner.exchange.as_ref().is_some_and(|e| e.status == 0);
-                let reason = if waits { Reason::UpstreamTimeout } else { Reason::IdleTimeout };
-                self.fail(&mut inner, reason, "no byte for 5 minutes", context);
+                let inner = &mut *inner;
+                let Some(ongoing) = &mut inner.ongoing else { return };
+                let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, None, context);
+                exchange.expired(&mut carrier);
+                self.proceed(inner, context);
             }
             Phase::Idle => self.close(&mut inner),
             Phase::Closed => {}
@@ -372,6 +399,6 @@ impl Upstream {
 }
 
 /// The exchange, if it is still the one of this Stream.
-fn exchange_of(exchange: &mut Option<Box<Exchange>>, stream: u32) -> Option<&mut Exchange> {
-    exchange.as_deref_mut().filter(|e| e.stream.number() == stream && e.stream.is_open())
+fn ongoing_of(ongoing: &mut Option<Box<Ongoing>>, stream: u32) -> Option<&mut Ongoing> {
+    ongoing.as_deref_mut().filter(|o| o.exchange.number() == stream && o.exchange.is_open())
 }

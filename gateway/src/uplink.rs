@@ -12,7 +12,7 @@ use shared::streams::Lookup;
 use crate::gateway::Core;
 use crate::questions;
 use crate::tunnels::Session;
-use crate::visitor::{Context, Visitor};
+use crate::visitor::Context;
 
 /// WebSocket close code with which Caddy cuts off what it carries when it is reloaded (RFC 6455 7.4.1).
 const GOING_AWAY: u16 = 1001;
@@ -57,28 +57,6 @@ impl Uplink {
             }
         }
     }
-
-    fn dispatch(&mut self, visitor: &Arc<Visitor>, frame: Frame<'_>) -> Result<(), String> {
-        let context = &mut self.context;
-        match frame {
-            Frame::Head { stream, body, switched, interim, head } => {
-                visitor.response_head(stream, (body, switched, interim), head, context)
-            }
-            Frame::Data { stream, end, at, bytes } => visitor.response_data(stream, at, bytes, end, context),
-            Frame::End { stream, at, trailers } => visitor.response_end(stream, at, trailers, context),
-            Frame::Reset { stream, reason, text } => {
-                visitor.reset(stream, reason, text, context);
-                Ok(())
-            }
-            Frame::Credit { stream, bytes } => {
-                visitor.credit(stream, bytes);
-                Ok(())
-            }
-            Frame::Control { .. } | Frame::Beat { .. } | Frame::BeatAck { .. } | Frame::Open(_) => {
-                Err("a frame that concerns no stream".into())
-            }
-        }
-    }
 }
 
 /// The Stream that a Frame concerns.
@@ -103,12 +81,14 @@ impl Receiver for Uplink {
             Lookup::Ended => return Ok(()),
             Lookup::Never => return Err(format!("a frame for stream {stream}, which never was")),
         };
-        catch_unwind(AssertUnwindSafe(|| self.dispatch(&visitor, frame))).unwrap_or_else(|_| {
-            log::error!("a defect ended stream {stream}; the others go on");
-            visitor.fail(stream, Reason::Protocol, &mut self.context);
-            visitor.stop(&mut self.context);
-            Ok(())
-        })
+        catch_unwind(AssertUnwindSafe(|| visitor.frame(stream, &frame, &mut self.context))).unwrap_or_else(
+            |_| {
+                log::error!("a defect ended stream {stream}; the others go on");
+                visitor.fail(stream, Reason::Protocol, &mut self.context);
+                visitor.stop(&mut self.context);
+                Ok(())
+            },
+        )
     }
 
     fn control(&mut self, link: &Arc<Link>, json: &[u8]) -> Result<(), String> {

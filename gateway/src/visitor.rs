@@ -21,7 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shared::credit::Held;
+use shared::credit::{Held, Level};
+use shared::exchange::{Line, Wants};
 use shared::head::{self, Framing, RequestHead};
 use shared::monotime;
 use shared::outbox::Outbox;
@@ -33,7 +34,7 @@ use socket2::SockRef;
 use crate::answers::{self, Answer};
 use crate::gateway::Core;
 use endpoint::OwnRequest;
-use exchange::Exchange;
+use exchange::Ongoing;
 
 /// Most bytes read from a visitor at a time.
 pub(crate) const SCRATCH: usize = 64 * 1024;
@@ -41,8 +42,6 @@ pub(crate) const SCRATCH: usize = 64 * 1024;
 const HEAD_TIME: u64 = 30_000_000;
 /// A kept-alive connection may be silent this long between requests.
 const KEEP_ALIVE_TIME: u64 = 120_000_000;
-/// A request on which no byte moves either way is over after this long.
-const IDLE_TIME: u64 = 300_000_000;
 /// After an answer to an incomplete request the rest is read and dropped for this long, so that the answer is not
 /// lost to a connection reset (RFC 9112 9.6).
 const LINGER_TIME: u64 = 5_000_000;
@@ -89,8 +88,6 @@ enum After {
     Nothing,
     /// The last answer: close the sending half, then linger or close.
     Close,
-    /// An answer that cannot be completed: close so that the visitor sees it.
-    Abort,
 }
 
 enum Phase {
@@ -100,7 +97,7 @@ enum Phase {
     Held,
     /// An endpoint of our own is at work.
     Own(Box<OwnRequest>),
-    Exchange(Box<Exchange>),
+    Exchange(Box<Ongoing>),
     /// Everything is answered; what still comes is dropped.
     Linger,
     Closed,
@@ -119,16 +116,15 @@ impl Outer for Visitor {
     fn evict(self: &Arc<Self>, context: &mut Context) {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        if let Phase::Exchange(exchange) = &mut inner.phase {
-            exchange.failed.get_or_insert(Reason::TooManyStreams);
+        if let Phase::Exchange(ongoing) = &inner.phase {
             log::warn!(
                 "{} cut off: {} bytes wait for a visitor who does not read",
-                exchange.request_id,
+                ongoing.request_id,
                 inner.held.bytes()
             );
         }
-        self.close_stream(inner, Some((Reason::TooManyStreams, "memory budget used up")), context);
-        self.abort(inner, context);
+        self.fail_exchange(inner, Reason::TooManyStreams, "memory budget used up", context);
+        self.abort(inner);
     }
 }
 
@@ -206,7 +202,7 @@ impl Visitor {
     /// A request is complete and only an end of the connection can come: has it?
     fn is_gone(&self, inner: &Inner) -> bool {
         match &inner.phase {
-            Phase::Exchange(exchange) if !exchange.reads() && !exchange.stream.is_raw() => {}
+            Phase::Exchange(o) if o.exchange.wants() == Wants::Nothing && !o.exchange.is_raw() => {}
             Phase::Held => {}
             Phase::Own(request) if request.is_complete() => {}
             _ => return false,
@@ -220,21 +216,11 @@ impl Visitor {
 
     /// Nobody is there any more.
     fn gone(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
-        if let Phase::Exchange(exchange) = &mut inner.phase {
-            exchange.failed.get_or_insert(Reason::VisitorGone);
+        if let Phase::Exchange(ongoing) = &mut inner.phase {
+            let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, None, context);
+            exchange.gone(&mut carrier);
         }
-        self.close_stream(inner, Some((Reason::VisitorGone, "")), context);
         self.close(inner, false);
-    }
-
-    /// Ends the Stream on this side; with a reason the Agent is told.
-    fn close_stream(&self, inner: &mut Inner, tell: Option<(Reason, &str)>, context: &mut Context) {
-        let Phase::Exchange(exchange) = &mut inner.phase else { return };
-        if exchange.leave()
-            && let Some((reason, text)) = tell
-        {
-            exchange.stream.reset(reason, text, context);
-        }
     }
 
     /// Queues an answer of the Gateway's own.
@@ -248,10 +234,8 @@ impl Visitor {
     ) {
         self.core.counters.own_answers.add(1);
         inner.outbox.push(&answer.to_bytes(keep, is_head));
-        if let Phase::Exchange(exchange) = &mut inner.phase {
-            exchange.status = answer.status;
-            exchange.stream.receiving.done = true;
-            exchange.keep_alive = keep;
+        if let Phase::Exchange(ongoing) = &mut inner.phase {
+            ongoing.exchange.answered(answer.status, keep, monotime::micros());
         } else if keep {
             self.deadline.store(monotime::micros() + KEEP_ALIVE_TIME, Relaxed);
         } else {
@@ -282,63 +266,49 @@ impl Visitor {
     /// Accounts for what the socket took, and goes on with what waited for it.
     fn wrote(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
         let early = match &inner.phase {
-            Phase::Exchange(exchange) => exchange.stream.receiving.early(),
+            Phase::Exchange(ongoing) => ongoing.exchange.early(),
             _ => 0,
         };
-        let waiting = inner.outbox.len() + early;
+        let waiting = inner.outbox.len();
         let budget = &self.core.budget;
-        if inner.held.set(waiting, budget, monotime::micros) {
+        if inner.held.set(waiting + early, budget, monotime::micros) {
             self.core.over_budget();
         }
-        if let Phase::Exchange(exchange) = &mut inner.phase
-            && exchange.stream.taken(waiting - early, budget, context)
-            && !exchange.stream.is_raw()
-        {
-            self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
+        if let Phase::Exchange(ongoing) = &mut inner.phase {
+            let (home, window) = (Arc::clone(ongoing.spread.home()), ongoing.exchange.window());
+            let line = || Line { rtt: home.base_rtt(), may_grow: budget.level() < Level::Stop };
+            let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, None, context);
+            exchange.written(waiting, monotime::micros(), line, &mut carrier);
+            if exchange.window() > window {
+                home.note_window(exchange.window());
+            }
+            return self.proceed(inner, context);
         }
         if !inner.outbox.is_empty() {
             return;
         }
-        match inner.after {
-            After::Abort => return self.abort(inner, context),
-            After::Close => return self.last_answer_sent(inner),
-            After::Nothing => {}
+        if inner.after == After::Close {
+            return self.last_answer_sent(inner);
         }
         if matches!(inner.phase, Phase::Head) && (inner.readable || !inner.pending.is_empty()) {
             // The next request waited for this answer to be sent.
             inner.tried = usize::MAX;
             self.core.poller.resume(self.token);
-            return;
-        }
-        if let Phase::Exchange(exchange) = &mut inner.phase
-            && exchange.stream.receiving.done
-        {
-            if !exchange.stream.is_raw() {
-                return self.finish(inner, context);
-            }
-            if !exchange.half_closed {
-                exchange.half_closed = true;
-                // It fails only when the visitor has closed already, which reading will show.
-                let _ = self.socket.shutdown(Shutdown::Write);
-            }
-            if exchange.stream.sending.done {
-                self.finish(inner, context);
-            }
         }
     }
 
     /// The exchange is over and all of its answer sent.
-    fn finish(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
-        self.close_stream(inner, None, context);
-        let Phase::Exchange(exchange) = std::mem::replace(&mut inner.phase, Phase::Head) else { return };
-        exchange.note(inner.since);
-        if exchange.stream.is_raw() {
+    fn finish(self: &Arc<Self>, inner: &mut Inner) {
+        let Phase::Exchange(mut ongoing) = std::mem::replace(&mut inner.phase, Phase::Head) else { return };
+        ongoing.leave();
+        ongoing.note(inner.since);
+        if ongoing.exchange.is_raw() {
             return self.close(inner, false);
         }
-        let whole = exchange.stream.is_complete() && !exchange.until_close;
-        if exchange.keep_alive && whole && !self.core.is_draining() {
+        let unread = inner.pending.len();
+        if ongoing.exchange.may_be_followed(inner.outbox.len(), unread) && !self.core.is_draining() {
             self.deadline.store(monotime::micros() + KEEP_ALIVE_TIME, Relaxed);
-            if inner.readable || !inner.pending.is_empty() {
+            if inner.readable || unread > 0 {
                 inner.tried = usize::MAX;
                 self.core.poller.resume(self.token);
             }
@@ -365,9 +335,8 @@ impl Visitor {
 
     /// Closes so that the visitor sees that the answer is not complete: a body that would end with the connection
     /// needs a reset for that, others end short of their declared or chunked end.
-    fn abort(&self, inner: &mut Inner, context: &mut Context) {
-        self.close_stream(inner, None, context);
-        let unclear = matches!(&inner.phase, Phase::Exchange(e) if e.until_close);
+    fn abort(&self, inner: &mut Inner) {
+        let unclear = matches!(&inner.phase, Phase::Exchange(o) if o.exchange.ends_with_connection());
         if unclear && let Err(e) = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)) {
             log::debug!("cannot reset a visitor's connection: {e}");
         }
@@ -379,7 +348,10 @@ impl Visitor {
             return;
         }
         match std::mem::replace(&mut inner.phase, Phase::Closed) {
-            Phase::Exchange(exchange) => exchange.note(inner.since),
+            Phase::Exchange(mut ongoing) => {
+                ongoing.leave();
+                ongoing.note(inner.since);
+            }
             Phase::Held => drop(self.core.held.fetch_sub(1, Relaxed)),
             _ => {}
         }
@@ -410,7 +382,7 @@ impl Visitor {
             Phase::Held => {
                 self.core.held.fetch_sub(1, Relaxed);
                 inner.phase = Phase::Head;
-                self.deadline.store(now + IDLE_TIME, Relaxed);
+                self.deadline.store(now + KEEP_ALIVE_TIME, Relaxed);
                 let input = std::mem::take(&mut inner.pending);
                 match head::parse_request(&input) {
                     Ok(Some((head, len))) => {
@@ -420,18 +392,15 @@ impl Visitor {
                     _ => self.close(inner, false),
                 }
             }
-            Phase::Exchange(exchange) => {
-                let stream = exchange.stream.number();
-                let stalled = inner.held.bytes() > 0 || exchange.stream.receiving.done;
-                if exchange.stream.is_open() {
-                    exchange.stream.reset(Reason::IdleTimeout, "no byte for 5 minutes", context);
-                }
-                self.deadline.store(now + LINGER_TIME, Relaxed);
+            Phase::Exchange(ongoing) => {
+                let stalled = inner.held.bytes() > 0 || ongoing.exchange.is_received();
+                let Phase::Exchange(ongoing) = &mut inner.phase else { return };
+                let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, None, context);
+                exchange.expired(&mut carrier);
                 if stalled {
-                    self.abort(inner, context);
-                } else {
-                    self.fail_inner(inner, stream, Reason::IdleTimeout, context);
+                    return self.abort(inner);
                 }
+                self.proceed(inner, context);
             }
             Phase::Own(request) if !request.is_complete() => {
                 let answer = Answer::plain_fault(408, "the request was not complete within 30 seconds");
@@ -464,17 +433,17 @@ impl Visitor {
     /// The daemon stops now.
     pub(crate) fn stop(self: &Arc<Self>, context: &mut Context) {
         let mut inner = lock(&self.inner);
-        self.close_stream(&mut inner, Some((Reason::Draining, "")), context);
-        self.abort(&mut inner, context);
+        self.fail_exchange(&mut inner, Reason::Draining, "", context);
+        self.abort(&mut inner);
     }
 }
 
 impl Inner {
     /// The exchange, if it is still the one of this Stream and open.
-    fn exchange(&mut self, stream: u32) -> Option<&mut Exchange> {
+    fn ongoing(&mut self, stream: u32) -> Option<&mut Ongoing> {
         match &mut self.phase {
-            Phase::Exchange(exchange) if exchange.stream.number() == stream && exchange.stream.is_open() => {
-                Some(exchange)
+            Phase::Exchange(ongoing) if ongoing.exchange.number() == stream && ongoing.exchange.is_open() => {
+                Some(ongoing)
             }
             _ => None,
         }

@@ -9,6 +9,7 @@ pub mod assembly;
 pub mod backoff;
 pub mod control;
 pub mod credit;
+pub mod exchange;
 pub mod frame;
 pub mod hello;
 pub mod reason;
@@ -27,6 +28,7 @@ pub mod target;
 pub mod version;
 
 // With sockets and threads.
+pub mod carrier;
 pub mod context;
 pub mod link;
 pub mod monotime;
@@ -35,7 +37,6 @@ pub mod outbox;
 pub mod outer;
 pub mod poll;
 pub mod spread;
-pub mod stream;
 pub mod threads;
 
 // Being a daemon.

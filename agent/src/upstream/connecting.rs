@@ -12,7 +12,7 @@ use shared::target;
 use shared::threads::lock;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{CONNECT_TIME, Context, IDLE_TIME, Inner, Phase, Upstream};
+use super::{CONNECT_TIME, Context, Inner, Phase, Upstream};
 use crate::wire::Wire;
 
 /// One address of several may take this long before the next is tried.
@@ -119,7 +119,7 @@ impl Upstream {
     }
 
     fn exchange_start(&self, inner: &Inner) -> u64 {
-        inner.exchange.as_ref().map_or_else(monotime::micros, |e| e.started)
+        inner.ongoing.as_ref().map_or_else(monotime::micros, |ongoing| ongoing.started)
     }
 
     /// Takes connecting one step further.
@@ -150,7 +150,9 @@ impl Upstream {
             Ok(false) => {}
             Ok(true) => {
                 inner.phase = Phase::Exchange;
-                self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
+                if let Some(ongoing) = &mut inner.ongoing {
+                    ongoing.exchange.connected(false, monotime::micros());
+                }
                 self.write(inner, context);
             }
             Err((reason, e)) => self.next_address(inner, reason, &e.to_string(), context),

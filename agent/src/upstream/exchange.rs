@@ -3,17 +3,23 @@
 
 use std::sync::Arc;
 
+use shared::carrier::Carrier;
+use shared::exchange::Exchange;
 use shared::head::RequestHead;
 use shared::mapping::Mapping;
 use shared::metrics::Requests;
 use shared::monotime;
+use shared::outbox::Outbox;
 use shared::reason::Reason;
-use shared::stream::Stream;
+use shared::spread::Spread;
 
 use crate::agent::Core;
 use crate::history::Active;
 use crate::session::Session;
 use crate::targets::Target;
+use crate::wire::Wire;
+
+use super::{Context, Upstream};
 
 /// Bytes of a request's target and of its user agent that are remembered.
 pub(super) const MAX_TARGET: usize = 4096;
@@ -22,44 +28,47 @@ const MAX_USER_AGENT: usize = 512;
 const PROGRESS: u64 = 1024 * 1024;
 
 /// What is known of it.
-pub(super) struct Exchange {
+pub(super) struct Ongoing {
     pub(super) session: Arc<Session>,
     /// It receives the request, and sends the answer.
-    pub(super) stream: Stream,
+    pub(super) exchange: Exchange,
+    pub(super) spread: Spread,
+    /// It is out of the Session's table.
+    pub(super) left: bool,
     pub(super) request_id: String,
     pub(super) visitor: String,
     pub(super) method: String,
     /// Domain of the Mapping and what was asked for, as long as the history keeps it.
     pub(super) line: String,
     pub(super) user_agent: String,
-    /// The request head, kept while the request may have to be sent again.
-    pub(super) again: Option<Vec<u8>>,
-    pub(super) upgrade: bool,
     pub(super) started: u64,
-    /// Of the answer; 0 until its head has come.
-    pub(super) status: u16,
-    /// Interim answers so far, and bytes of their heads.
-    pub(super) interim: (usize, usize),
-    pub(super) keep_alive: bool,
-    pub(super) pool_time: u64,
-    pub(super) half_closed: bool,
-    pub(super) failed: Option<Reason>,
-    /// In the words of whoever noticed.
-    pub(super) failure: String,
     /// Bytes of request and response that the history knows of.
     pub(super) counted: (u64, u64),
     pub(super) _active: Active,
 }
 
-impl Exchange {
-    /// The Stream is over for this side.
+impl Ongoing {
+    /// The machine, and what carries its actions out.
+    pub(super) fn machine<'c>(
+        &'c mut self,
+        outbox: &'c mut Outbox,
+        wire: Option<&'c mut Wire>,
+        context: &'c mut Context,
+    ) -> (&'c mut Exchange, Carrier<'c, Upstream, &'c mut Wire>) {
+        (&mut self.exchange, Carrier::new(&mut self.spread, outbox, wire, context))
+    }
+
+    /// Takes it out of the Session's table.
     pub(super) fn leave(&mut self) {
-        self.stream.leave(&self.session.streams);
+        if !std::mem::replace(&mut self.left, true) {
+            self.session.streams.remove(self.exchange.number());
+            self.spread.home().stream_ends();
+        }
     }
 
     /// Tells the history of a long request's bytes now and then, so that they count when they flow.
     pub(super) fn note_progress(&mut self, core: &Core, target: &Target) {
-        let (request, response) = (self.stream.receiving.bytes, self.stream.sending.bytes);
+        let (request, response) = (self.exchange.received(), self.exchange.sent());
         let more = (request - self.counted.0, response - self.counted.1);
         if more.0 + more.1 >= PROGRESS {
             self.counted = (request, response);
@@ -69,7 +78,13 @@ impl Exchange {
 
     pub(super) fn summary<'e>(&'e self, target: &'e Target) -> Summary<'e> {
         // A visitor who ends an upgraded connection does what visitors do.
-        let failed = self.failed.filter(|reason| !self.stream.is_raw() || *reason != Reason::VisitorGone);
+        let failure = self.exchange.failure();
+        let reason = failure.map(|failure| failure.reason);
+        let failed = reason.filter(|reason| !self.exchange.is_raw() || *reason != Reason::VisitorGone);
+        let status = match self.exchange.status() {
+            0 => reason.map_or(0, Reason::status),
+            status => status,
+        };
         Summary {
             mapping: &target.mapping,
             request_id: &self.request_id,
@@ -78,11 +93,11 @@ impl Exchange {
             method: &self.method,
             line: &self.line,
             target: &target.authority,
-            status: if self.status == 0 { self.failed.map_or(0, Reason::status) } else { self.status },
+            status,
             failed,
-            failure: &self.failure,
-            request_bytes: self.stream.receiving.bytes,
-            response_bytes: self.stream.sending.bytes,
+            failure: failure.filter(|failure| failure.here).map_or("", |failure| &failure.text),
+            request_bytes: self.exchange.received(),
+            response_bytes: self.exchange.sent(),
             counted: self.counted,
             micros: monotime::micros().saturating_sub(self.started),
             requests: &target.requests,

@@ -2,23 +2,25 @@
 //! comes back is in `response`.
 
 use std::io::{self, Read};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use shared::carrier::Carrier;
 use shared::credit::Level;
+use shared::exchange::{Exchange, Wants};
 use shared::forwarded;
-use shared::frame::{Frame, Open};
+use shared::frame::Open;
 use shared::head::{self, Framing, RequestHead};
 use shared::metrics::Requests;
 use shared::monotime;
 use shared::reason::Reason;
-use shared::spread::Place;
-use shared::stream::{Sent, Stream};
+use shared::spread::{Place, Spread};
 use shared::streams::NoStream;
 
-use super::exchange::Exchange;
-use super::{After, Context, HEAD_TIME, IDLE_TIME, Inner, Phase, Visitor};
+use super::exchange::Ongoing;
+use super::{After, Context, HEAD_TIME, Inner, Phase, Visitor};
 use crate::answers::{self, Answer};
 use crate::metrics;
 use crate::own;
@@ -52,9 +54,9 @@ impl Visitor {
                 Phase::Head if inner.after != After::Nothing || !inner.outbox.is_empty() => 0,
                 Phase::Head | Phase::Linger => scratch.len(),
                 Phase::Own(request) if !request.is_complete() => scratch.len(),
-                Phase::Exchange(e) if e.reads() => {
-                    place = e.stream.place(self.token, || e.session.links());
-                    place.as_ref().map_or(0, |place| place.room)
+                Phase::Exchange(o) if o.exchange.wants() == Wants::Body && o.exchange.credit() > 0 => {
+                    place = o.spread.place(self.token, o.exchange.may_spread(), || o.session.links());
+                    place.as_ref().map_or(0, |place| place.room.min(o.exchange.credit()))
                 }
                 _ => 0,
             };
@@ -267,39 +269,31 @@ impl Visitor {
         let mut bytes = Vec::with_capacity(1024);
         head::write_tunnel_request(head, &visitor.extra(), &mut bytes);
         let address = visitor.address().to_string();
-        let credit = core.budget.initial(link.good_window());
-        let body = !matches!(head.framing, Framing::None | Framing::Length(0));
-        let mut stream = Stream::new(&link, number, session.credit, credit);
-        stream.sending.frame(head.framing);
         let open = Open {
             stream: number,
-            body,
+            body: !matches!(head.framing, Framing::None | Framing::Length(0)),
             upgrade: head.upgrade,
-            credit,
+            credit: core.budget.initial(link.good_window()),
             mapping,
             request_id: &request_id,
             visitor: &address,
             head: &bytes,
         };
-        stream.first(&Frame::Open(open), context);
-        self.deadline.store(now + IDLE_TIME, Relaxed);
+        let mut spread = Spread::new(&link, number);
+        let mut carrier = Carrier::new(&mut spread, &mut inner.outbox, None::<&TcpStream>, context);
+        let exchange = Exchange::ask(&open, head, session.credit, now, &mut carrier);
+        self.deadline.store(exchange.deadline(), Relaxed);
         inner.since = now;
         inner.hold_until = 0;
-        inner.phase = Phase::Exchange(Box::new(Exchange {
-            stream,
+        inner.phase = Phase::Exchange(Box::new(Ongoing {
+            exchange,
+            spread,
+            left: false,
             method: head.method.to_owned(),
             host: head.host.name().to_owned(),
             target: head.target.chars().take(512).collect(),
-            version: head.version,
             wants_html: answers::wants_html(head),
-            upgrade: head.upgrade,
-            keep_alive: head.keep_alive,
-            status: 0,
-            interim: (0, 0),
-            until_close: false,
             heavy: false,
-            half_closed: false,
-            failed: None,
             requests,
             visitor: address,
             label: head.visitor_label().map_or_else(String::new, |label| format!(" [{label}]")),
@@ -308,7 +302,10 @@ impl Visitor {
         }));
         if link.is_closed() {
             // Its end was handled before this Stream stood in the table.
-            self.fail_inner(inner, number, Reason::LinkLost, context);
+            if let Phase::Exchange(ongoing) = &mut inner.phase {
+                ongoing.exchange.lost(Reason::LinkLost, "");
+            }
+            self.proceed(inner, context);
         }
         Ok(())
     }
@@ -347,50 +344,29 @@ impl Visitor {
         place: Option<&Place>,
         bytes: &[u8],
     ) -> usize {
-        let exchange = match &mut inner.phase {
-            Phase::Exchange(exchange) => exchange,
+        let ongoing = match &mut inner.phase {
+            Phase::Exchange(ongoing) => ongoing,
             Phase::Own(_) => return self.own_body(inner, context, bytes),
             Phase::Linger | Phase::Closed => return bytes.len(),
             Phase::Head | Phase::Held => return 0,
         };
-        if !exchange.reads() {
-            return 0;
-        }
-        if !exchange.stream.is_raw() {
-            self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-        }
-        let fault = match exchange.stream.send(place, bytes, context) {
-            Sent::More => return bytes.len(),
-            Sent::End(used) => return used,
-            Sent::Fault(fault, _) => fault,
+        let (exchange, carrier) = ongoing.machine(&mut inner.outbox, None, context);
+        let mut carrier = match place {
+            Some(place) => carrier.at(place, exchange),
+            None => carrier,
         };
-        log::info!("{} {}: bad request body: {fault}", exchange.request_id, self.peer);
-        let head_sent = exchange.status != 0;
-        exchange.failed = Some(Reason::VisitorGone);
-        self.close_stream(inner, Some((Reason::VisitorGone, "malformed request body")), context);
-        if head_sent {
-            self.abort(inner, context);
-        } else {
-            let answer = Answer::plain_fault(400, &format!("the request body is malformed: {fault}"));
-            self.answer(inner, context, &answer, false, false);
-        }
-        bytes.len()
+        let used = exchange.input(bytes, monotime::micros(), &mut carrier);
+        let done = carrier.done;
+        self.follow_up(inner, done, context);
+        used
     }
 
     /// The visitor closed his sending half.
     fn end_of_input(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
-        if let Phase::Exchange(exchange) = &mut inner.phase
-            && exchange.stream.is_raw()
-        {
-            if !exchange.stream.sending.done {
-                exchange.stream.end(context);
-            }
-            if exchange.half_closed {
-                self.finish(inner, context);
-            }
-            return;
-        }
-        self.gone(inner, context);
+        let Phase::Exchange(ongoing) = &mut inner.phase else { return self.gone(inner, context) };
+        let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, None, context);
+        exchange.input_ended(&mut carrier);
+        self.proceed(inner, context);
     }
 
     fn refuse(

@@ -1,250 +1,147 @@
-//! From the Agent to a visitor's socket: what the readers of Links bring for his Stream, and what he is told when it
-//! fails.
+//! From the Agent to a visitor's socket: what the readers of Links bring for his Stream, and what is done with his
+//! connection as the exchange goes on and ends.
 
-use std::net::TcpStream;
-use std::sync::atomic::Ordering::Relaxed;
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use shared::assembly::Turn;
-use shared::head::{self, Framing, HopConnection, Version};
+use shared::carrier::Done;
+use shared::exchange::Next;
+use shared::frame::Frame;
 use shared::link::Link;
 use shared::monotime;
 use shared::reason::Reason;
 use shared::threads::lock;
 use socket2::SockRef;
+use std::sync::atomic::Ordering::Relaxed;
 
-use super::{After, Context, IDLE_TIME, Inner, Phase, Visitor};
+use super::{Context, Inner, Phase, Visitor};
 use crate::answers::Answer;
 
 /// An answer that is longer than this is a long transfer: new Streams avoid its Link.
 const HEAVY: u64 = 1024 * 1024;
 
 impl Visitor {
-    /// A Link's reader: the Agent's answer begins, or an interim answer comes.
-    pub(crate) fn response_head(
+    /// A Link's reader: a Frame for this Stream.
+    pub(crate) fn frame(
         self: &Arc<Self>,
         stream: u32,
-        (body, switched, interim): (bool, bool, bool),
-        bytes: &[u8],
+        frame: &Frame<'_>,
         context: &mut Context,
     ) -> Result<(), String> {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        let Some(exchange) = inner.exchange(stream) else { return Ok(()) };
-        let head = match head::parse_tunnel_response(bytes) {
-            Ok(head) => head,
-            Err(fault) => return Err(format!("response head: {fault}")),
-        };
-        if exchange.status != 0 || exchange.stream.receiving.done {
-            return Err(format!("second response head on stream {stream}"));
+        let Some(ongoing) = inner.ongoing(stream) else { return Ok(()) };
+        if let Frame::Reset { reason, text, .. } = frame {
+            log::debug!("{} reset by the agent: {reason} {text}", ongoing.request_id);
         }
-        self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-        let mut out = Vec::with_capacity(bytes.len() + 64);
-        if interim {
-            exchange.interim.0 += 1;
-            exchange.interim.1 += bytes.len();
-            if exchange.interim.0 > head::MAX_INTERIM || exchange.interim.1 > head::MAX_INTERIM_BYTES {
-                return Err(format!("too many interim response heads on stream {stream}"));
-            }
-            // RFC 9110 15.2: never to HTTP/1.0.
-            if exchange.version == Version::Http11 {
-                head::write_visitor_response(&head, false, HopConnection::Default, &mut out);
-            }
-        } else {
-            exchange.status = head.status;
-            let framing = match (body, head.content_length, exchange.version) {
-                (false, ..) => Framing::None,
-                (true, Some(length), _) => Framing::Length(length),
-                (true, None, Version::Http11) => Framing::Chunked,
-                (true, None, Version::Http10) => Framing::UntilClose,
-            };
-            if switched {
-                if !exchange.upgrade {
-                    return Err(format!("stream {stream} switched protocols without being asked"));
-                }
-                if !exchange.stream.sending.done {
-                    return Err(format!("stream {stream} switched protocols before the end of its request"));
-                }
-                exchange.stream.switch();
-                exchange.until_close = true;
-                self.deadline.store(u64::MAX, Relaxed);
-                keep_alive_probes(&self.socket);
-                head::write_visitor_response(&head, false, HopConnection::Upgrade, &mut out);
-            } else {
-                exchange.until_close = framing == Framing::UntilClose;
-                exchange.keep_alive &= !exchange.until_close;
-                // An answer with a known end before the request's end is a refusal, as a rule: say that the rest is
-                // not wanted (RFC 9112 9.6). A stream of unknown length goes on beside the request.
-                exchange.keep_alive &= exchange.stream.sending.done || framing == Framing::Chunked;
-                exchange.stream.receiving.frame(framing);
-                let connection = match (exchange.keep_alive, exchange.version) {
-                    (true, Version::Http11) => HopConnection::Default,
-                    (true, Version::Http10) => HopConnection::KeepAlive,
-                    (false, _) => HopConnection::Close,
-                };
-                head::write_visitor_response(&head, framing == Framing::Chunked, connection, &mut out);
-            }
+        let Phase::Exchange(ongoing) = &mut inner.phase else { return Ok(()) };
+        let (raw, early) = (ongoing.exchange.is_raw(), ongoing.exchange.early());
+        let now = monotime::micros();
+        let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, Some(&self.socket), context);
+        exchange.frame(frame, now, &mut carrier)?;
+        let mut done = carrier.done;
+        done.wrote |= exchange.early() != early;
+        if exchange.is_raw() && !raw {
+            keep_alive_probes(&self.socket);
         }
-        let (switched, done) = (exchange.stream.is_raw(), exchange.stream.receiving.done);
-        inner.outbox.push(&out);
-        context.touch(self);
-        if done {
-            self.close_stream(inner, None, context);
+        if exchange.received() > HEAVY && exchange.is_open() && !ongoing.heavy {
+            ongoing.heavy = true;
+            ongoing.spread.home().heavy_begins();
         }
-        if switched && (inner.readable || !inner.pending.is_empty()) {
-            self.core.poller.resume(self.token);
-        }
+        self.follow_up(inner, done, context);
         Ok(())
-    }
-
-    /// A Link's reader: bytes of the answer.
-    pub(crate) fn response_data(
-        self: &Arc<Self>,
-        stream: u32,
-        at: Option<u64>,
-        bytes: &[u8],
-        end: bool,
-        context: &mut Context,
-    ) -> Result<(), String> {
-        let mut inner = lock(&self.inner);
-        let inner = &mut *inner;
-        let Some(exchange) = inner.exchange(stream) else { return Ok(()) };
-        if exchange.status == 0 || exchange.stream.receiving.done {
-            return Err(format!("data on stream {stream} outside of a body"));
-        }
-        match exchange.stream.arrive(at, bytes, end)? {
-            Turn::Now => self.deliver(inner, bytes, end, context),
-            Turn::Later => self.wrote(inner, context),
-        }
-        while let Some((bytes, end)) = inner.exchange(stream).and_then(|e| e.stream.receiving.pop()) {
-            self.deliver(inner, &bytes, end, context);
-        }
-        Ok(())
-    }
-
-    /// Bytes of the answer whose turn it is.
-    fn deliver(self: &Arc<Self>, inner: &mut Inner, bytes: &[u8], end: bool, context: &mut Context) {
-        let Phase::Exchange(exchange) = &mut inner.phase else { return };
-        if !exchange.stream.is_raw() {
-            self.deadline.store(monotime::micros() + IDLE_TIME, Relaxed);
-        }
-        if exchange.stream.count(bytes.len()).is_err() {
-            exchange.failed = Some(Reason::UpstreamInvalid);
-            let tell = (Reason::UpstreamInvalid, "more bytes than the head declared");
-            self.close_stream(inner, Some(tell), context);
-            return self.abort(inner, context);
-        }
-        if exchange.stream.receiving.bytes > HEAVY && exchange.stream.is_open() && !exchange.heavy {
-            exchange.heavy = true;
-            exchange.stream.link().heavy_begins();
-        }
-        if !bytes.is_empty() {
-            match exchange.stream.pass(bytes, &mut inner.outbox, Some(&mut &self.socket)) {
-                Ok(true) => self.wrote(inner, context),
-                Ok(false) => context.touch(self),
-                Err(_) => return self.gone(inner, context),
-            }
-        }
-        if end {
-            self.response_ends(inner, b"", context);
-        }
-    }
-
-    /// A Link's reader: the answer is complete.
-    pub(crate) fn response_end(
-        self: &Arc<Self>,
-        stream: u32,
-        at: Option<u64>,
-        trailers: &[u8],
-        context: &mut Context,
-    ) -> Result<(), String> {
-        let mut inner = lock(&self.inner);
-        let Some(exchange) = inner.exchange(stream) else { return Ok(()) };
-        if exchange.status == 0 || exchange.stream.receiving.done {
-            return Err(format!("end on stream {stream} outside of a body"));
-        }
-        if exchange.stream.arrive_end(at, trailers)? == Turn::Now {
-            self.response_ends(&mut inner, trailers, context);
-        }
-        Ok(())
-    }
-
-    fn response_ends(self: &Arc<Self>, inner: &mut Inner, trailers: &[u8], context: &mut Context) {
-        let Phase::Exchange(exchange) = &mut inner.phase else { return };
-        context.touch(self);
-        if exchange.stream.finish(trailers, &mut inner.outbox).is_err() {
-            // Fewer bytes than declared: the visitor must see it.
-            exchange.failed = Some(Reason::UpstreamBroke);
-            inner.after = After::Abort;
-        }
-        if !exchange.stream.is_raw() {
-            self.close_stream(inner, None, context);
-        }
-    }
-
-    /// A Link's reader: the Agent ended the Stream.
-    pub(crate) fn reset(self: &Arc<Self>, stream: u32, reason: Reason, text: &str, context: &mut Context) {
-        let mut inner = lock(&self.inner);
-        if let Some(exchange) = inner.exchange(stream) {
-            log::debug!("{} reset by the agent: {reason} {text}", exchange.request_id);
-            exchange.leave();
-            self.fail_inner(&mut inner, stream, reason, context);
-        }
-    }
-
-    /// A Link's reader: more may be sent.
-    pub(crate) fn credit(self: &Arc<Self>, stream: u32, bytes: u32) {
-        let mut inner = lock(&self.inner);
-        if inner.exchange(stream).is_some_and(|exchange| exchange.stream.granted(bytes)) {
-            self.core.poller.resume(self.token);
-        }
     }
 
     /// The Stream ended without the Agent having said so.
     pub(crate) fn fail(self: &Arc<Self>, stream: u32, reason: Reason, context: &mut Context) {
         let mut inner = lock(&self.inner);
-        self.fail_inner(&mut inner, stream, reason, context);
+        let Phase::Exchange(ongoing) = &mut inner.phase else { return };
+        if ongoing.exchange.number() == stream {
+            ongoing.exchange.lost(reason, "");
+            self.proceed(&mut inner, context);
+        }
     }
 
     /// Fails the Stream if `link` carried it, or a part of it.
     pub(crate) fn fail_on_link(self: &Arc<Self>, stream: u32, link: &Arc<Link>, context: &mut Context) {
         let mut inner = lock(&self.inner);
-        let Some(exchange) = inner.exchange(stream) else { return };
-        if !exchange.stream.uses(link) {
+        let inner = &mut *inner;
+        let Some(ongoing) = inner.ongoing(stream) else { return };
+        if !ongoing.spread.uses(link) {
             return;
         }
-        if !Arc::ptr_eq(exchange.stream.link(), link) {
-            exchange.stream.reset(Reason::LinkLost, "a link that carried a part of it was lost", context);
+        if Arc::ptr_eq(ongoing.spread.home(), link) {
+            ongoing.exchange.lost(Reason::LinkLost, "");
+        } else {
+            let text = "a link that carried a part of it was lost";
+            self.fail_exchange(inner, Reason::LinkLost, text, context);
         }
-        self.fail_inner(&mut inner, stream, Reason::LinkLost, context);
+        self.proceed(inner, context);
     }
 
-    pub(super) fn fail_inner(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        stream: u32,
-        reason: Reason,
-        context: &mut Context,
-    ) {
-        let Phase::Exchange(exchange) = &mut inner.phase else { return };
-        if exchange.stream.number() != stream || exchange.failed.is_some() {
-            return;
+    /// Ends the exchange on this side, and tells the Agent why. [`proceed`](Self::proceed) does what follows.
+    pub(super) fn fail_exchange(&self, inner: &mut Inner, reason: Reason, text: &str, context: &mut Context) {
+        let Phase::Exchange(ongoing) = &mut inner.phase else { return };
+        let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, None, context);
+        exchange.fail(reason, text, &mut carrier);
+    }
+
+    /// What follows a step of the machine.
+    pub(super) fn follow_up(self: &Arc<Self>, inner: &mut Inner, done: Done, context: &mut Context) {
+        if done.broken.is_some() {
+            return self.gone(inner, context);
         }
-        if exchange.stream.receiving.done && !exchange.stream.is_raw() {
-            return; // All of the answer is here; only the visitor has not taken it yet.
+        if done.wake {
+            self.core.poller.resume(self.token);
         }
-        exchange.failed = Some(reason);
-        let answered = exchange.status != 0;
-        let answer = Answer::failure(reason, &exchange.request_id, exchange.wants_html);
-        let keep = exchange.keep_alive && exchange.stream.sending.done;
-        let is_head = exchange.method == "HEAD";
-        self.close_stream(inner, None, context);
-        if answered {
-            inner.after = After::Abort;
+        if done.queued {
             context.touch(self);
+        }
+        if done.wrote {
+            self.wrote(inner, context);
         } else {
-            self.answer(inner, context, &answer, keep, is_head);
+            self.proceed(inner, context);
+        }
+    }
+
+    /// Does with the connection what the exchange has come to.
+    pub(super) fn proceed(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
+        loop {
+            let Phase::Exchange(ongoing) = &mut inner.phase else { return };
+            self.deadline.store(ongoing.exchange.deadline(), Relaxed);
+            if !ongoing.exchange.is_open() {
+                ongoing.leave();
+            }
+            match ongoing.exchange.next(inner.outbox.len()) {
+                Next::Wait => return,
+                Next::Answer => {
+                    let Some(failure) = ongoing.exchange.failure() else { return };
+                    let (answer, keep) = match failure.body {
+                        Some(fault) => {
+                            log::info!("{} {}: bad request body: {fault}", ongoing.request_id, self.peer);
+                            let text = format!("the request body is malformed: {fault}");
+                            (Answer::plain_fault(400, &text), false)
+                        }
+                        None => {
+                            let answer =
+                                Answer::failure(failure.reason, &ongoing.request_id, ongoing.wants_html);
+                            (answer, ongoing.exchange.could_keep())
+                        }
+                    };
+                    let is_head = ongoing.method == "HEAD";
+                    self.answer(inner, context, &answer, keep, is_head);
+                }
+                Next::HalfClose => {
+                    ongoing.exchange.closed_sending_half();
+                    // It fails only when the visitor has closed already, which reading will show.
+                    let _ = self.socket.shutdown(Shutdown::Write);
+                }
+                Next::Finish => return self.finish(inner),
+                Next::Cut => return self.abort(inner),
+                // The Gateway asks nobody twice.
+                Next::Close | Next::Retry => return self.close(inner, false),
+            }
         }
     }
 }

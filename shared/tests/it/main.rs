@@ -1,7 +1,7 @@
 //! Tests that need sockets, or look at the project from outside.
 
+mod exchange;
 mod guides;
 mod links;
 mod protocol;
-mod stream;
 mod tidy;

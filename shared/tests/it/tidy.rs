@@ -55,6 +55,7 @@ fn pure_modules_know_no_socket_thread_file_or_clock() {
         "body",
         "control",
         "credit",
+        "exchange",
         "forwarded",
         "frame",
         "head",

@@ -1,0 +1,138 @@
+//! Both machines of an exchange, without sockets: random walks through whatever may happen to a request and its answer.
+
+mod world;
+
+use shared::exchange::{Exchange, Line, Next, Order, Port};
+use shared::frame::{Frame, Open};
+use shared::head;
+use world::{Dice, World};
+
+/// Random walks; more with `OCTOPORTY_WALKS`.
+const WALKS: u64 = 20_000;
+/// Events of a walk, before everything comes to its end.
+const STEPS: usize = 150;
+
+/// Says which walk failed.
+struct Walk(u64);
+
+impl Drop for Walk {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("walk {} failed", self.0);
+        }
+    }
+}
+
+#[test]
+fn nothing_of_one_exchange_reaches_another_whatever_happens() {
+    let walks = std::env::var("OCTOPORTY_WALKS").map_or(WALKS, |walks| walks.parse().expect("a number"));
+    let threads = std::thread::available_parallelism().map_or(2, usize::from) as u64;
+    let complete: usize = std::thread::scope(|scope| {
+        let run = |first: u64| {
+            let mut complete = 0;
+            for seed in (first..walks).step_by(threads as usize) {
+                let _walk = Walk(seed);
+                let mut world = World::new(Dice::random(seed));
+                world.run(STEPS);
+                complete += world.complete;
+            }
+            complete
+        };
+        let running: Vec<_> = (0..threads).map(|first| scope.spawn(move || run(first))).collect();
+        running
+            .into_iter()
+            .map(|walk| walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .sum()
+    });
+    assert!(
+        complete as u64 > walks,
+        "only {complete} exchanges of {walks} walks ended well: nothing is tested"
+    );
+}
+
+/// What one end did: bytes for its socket, Frames for its peer as text.
+#[derive(Default)]
+struct Did(Vec<u8>, Vec<String>);
+
+impl Port for Did {
+    fn write(&mut self, parts: &[&[u8]]) {
+        self.0.extend(parts.concat());
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>, _order: Order) {
+        self.1.push(format!("{frame:?}"));
+    }
+
+    fn wake(&mut self) {
+        self.1.push("wake".into());
+    }
+}
+
+/// The Agent's end of a request whose body is framed by `field`, with a window of ten bytes, and what it did.
+fn served(field: &str) -> (Exchange, Did) {
+    let bytes = format!("POST / HTTP/1.1\r\nHost: app.example.com\r\n{field}\r\n");
+    let (head, _) = head::parse_tunnel_request(bytes.as_bytes()).expect("a head").expect("all of it");
+    let open = Open {
+        stream: 1,
+        body: true,
+        upgrade: false,
+        credit: 10,
+        mapping: [0; 16],
+        request_id: "r",
+        visitor: "192.0.2.1",
+        head: bytes.as_bytes(),
+    };
+    let mut did = Did::default();
+    let exchange = Exchange::serve(&open, &head, "10.0.0.2", 10, 0, &mut did).expect("a good Open");
+    (exchange, Did::default())
+}
+
+fn data(bytes: &[u8], at: Option<u64>, end: bool) -> Frame<'_> {
+    Frame::Data { stream: 1, end, at, bytes }
+}
+
+#[test]
+fn pieces_and_trailers_that_come_early_wait_for_their_turn() {
+    let (mut exchange, mut did) = served("");
+    exchange.frame(&Frame::End { stream: 1, at: Some(5), trailers: b"X-Sum: 7\r\n" }, 0, &mut did).unwrap();
+    exchange.frame(&data(b"de", Some(3), false), 0, &mut did).unwrap();
+    assert_eq!((did.0.len(), exchange.early()), (0, 2));
+    exchange.frame(&data(b"abc", Some(0), false), 0, &mut did).unwrap();
+    assert_eq!(String::from_utf8_lossy(&did.0), "3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 7\r\n\r\n");
+    assert_eq!((exchange.received(), exchange.early(), exchange.is_received()), (5, 0, true));
+}
+
+#[test]
+fn more_than_the_window_and_anything_behind_the_end_is_the_peers_mistake() {
+    let (mut exchange, mut did) = served("");
+    let fault = exchange.frame(&data(b"elevenbytes", None, false), 0, &mut did).unwrap_err();
+    assert_eq!(fault, "11 bytes on stream 1 where 10 were allowed");
+    let (mut exchange, mut did) = served("");
+    exchange.frame(&data(b"a", None, true), 0, &mut did).unwrap();
+    let fault = exchange.frame(&data(b"b", None, false), 0, &mut did).unwrap_err();
+    assert_eq!(fault, "data on stream 1 outside of a body");
+}
+
+#[test]
+fn a_declared_length_is_held_to() {
+    for (body, text) in [(&b"abcd"[..], "more bytes"), (b"ab", "fewer bytes")] {
+        let (mut exchange, mut did) = served("Content-Length: 3\r\n");
+        exchange.frame(&data(body, None, true), 0, &mut did).unwrap();
+        let failure = exchange.failure().expect("a failure").clone();
+        assert_eq!(failure.text, format!("{text} than the request declared"));
+        assert!(did.1.iter().any(|frame| frame.starts_with("Reset")), "{:?}", did.1);
+        assert_eq!(exchange.next(0), Next::Close);
+    }
+}
+
+#[test]
+fn credit_follows_what_the_socket_took() {
+    let (mut exchange, mut did) = served("");
+    let line = || Line { rtt: 0, may_grow: false };
+    exchange.frame(&data(b"abcdefgh", None, false), 0, &mut did).unwrap();
+    assert!(exchange.written(4, 0, line, &mut did), "four of eight were taken");
+    assert_eq!(did.1, Vec::<String>::new(), "less than half a window");
+    assert!(exchange.written(0, 0, line, &mut did));
+    assert_eq!(did.1, ["Credit { stream: 1, bytes: 8 }"]);
+    assert!(!exchange.written(0, 0, line, &mut did), "it is granted once");
+}
