@@ -1,13 +1,12 @@
 //! One greeted life of the tunnel to one Gateway: its Links and Streams.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 
-use shared::alive::{Alive, Verdict};
 use shared::link::Link;
+use shared::links::Links;
 use shared::reason::Reason;
 use shared::streams::{NoStream, Streams};
-use shared::threads::lock;
 
 use crate::upstream::{Context, Upstream};
 
@@ -17,7 +16,7 @@ const MOST_BEFORE_WELCOME: usize = 1;
 /// Links and Streams.
 pub(crate) struct Session {
     pub(crate) streams: Streams<Upstream>,
-    links: Mutex<Vec<(Arc<Link>, Alive)>>,
+    pub(crate) links: Links,
     max_streams: AtomicUsize,
     request_credit: u32,
     draining: AtomicBool,
@@ -30,7 +29,7 @@ impl Session {
     pub(crate) fn new(request_credit: u32) -> Session {
         Session {
             streams: Streams::default(),
-            links: Mutex::default(),
+            links: Links::default(),
             max_streams: AtomicUsize::new(MOST_BEFORE_WELCOME),
             request_credit,
             draining: AtomicBool::new(false),
@@ -69,21 +68,23 @@ impl Session {
 
     /// A Link was greeted.
     pub(crate) fn add(&self, link: &Arc<Link>, heartbeat_micros: u64) {
-        lock(&self.links).push((Arc::clone(link), Alive::new(heartbeat_micros)));
+        if self.links.add(link, heartbeat_micros, None) == 1 {
+            self.links.pulse(heartbeat_micros);
+        }
     }
 
     /// A Link is closed: its Streams end. Returns how many Links are left.
     pub(crate) fn lose(&self, link: &Arc<Link>) -> usize {
-        let left = {
-            let mut links = lock(&self.links);
-            if links.iter().any(|(known, _)| Arc::ptr_eq(known, link)) {
-                let (received, sent) = link.traffic();
-                self.before.0.fetch_add(received, Relaxed);
-                self.before.1.fetch_add(sent, Relaxed);
+        let (known, left) = self.links.remove(link);
+        if known {
+            let (received, sent) = link.traffic();
+            self.before.0.fetch_add(received, Relaxed);
+            self.before.1.fetch_add(sent, Relaxed);
+            if !link.in_doubt() {
+                // What ended it may have ended the others. One in doubt was expected to end: they have been asked.
+                self.links.doubt();
             }
-            links.retain(|(known, _)| !Arc::ptr_eq(known, link));
-            links.len()
-        };
+        }
         let mut context = Context::default();
         for (number, upstream) in self.streams.all() {
             upstream.abandon_on_link(number, link, &mut context);
@@ -94,36 +95,16 @@ impl Session {
 
     /// All Links, in the order in which they joined.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
-        lock(&self.links).iter().map(|(link, _)| Arc::clone(link)).collect()
+        self.links.all()
     }
 
     /// Bytes that all its Links have sent and received.
     pub(crate) fn traffic(&self) -> (u64, u64) {
-        let links = lock(&self.links);
         let before = (self.before.1.load(Relaxed), self.before.0.load(Relaxed));
-        links
+        self.links()
             .iter()
-            .map(|(link, _)| link.traffic())
+            .map(|link| link.traffic())
             .fold(before, |(all_out, all_in), (more_in, more_out)| (all_out + more_out, all_in + more_in))
-    }
-
-    /// Beats, and the end of Links that are dead.
-    pub(crate) fn tick(&self) {
-        let mut todo = Vec::new();
-        for (link, alive) in lock(&self.links).iter_mut() {
-            let verdict = alive.look(link.signs(link.streams() > 0));
-            if verdict != Verdict::Fine {
-                todo.push((Arc::clone(link), verdict));
-            }
-        }
-        for (link, verdict) in todo {
-            if verdict == Verdict::Dead {
-                link.close("nothing has arrived for too long");
-            } else {
-                link.beat();
-                link.flush();
-            }
-        }
     }
 
     /// Ends it: Links are shut, Streams dropped.

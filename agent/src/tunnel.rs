@@ -209,7 +209,7 @@ impl Tunnel {
             let state = lock(&self.state);
             let connected = state.status.state == TunnelState::Connected;
             let session = state.session.as_ref().filter(|_| connected).ok_or(AskFault::NotConnected)?;
-            session.links().into_iter().next().ok_or(AskFault::NotConnected)?
+            session.links.speaker().ok_or(AskFault::NotConnected)?
         };
         self.asks.ask(&link, kind, urgency, patience, question)
     }

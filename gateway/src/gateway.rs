@@ -37,6 +37,10 @@ const BACKLOG: i32 = 4096;
 const FIRST_REQUEST: Duration = Duration::from_secs(2);
 /// The timer comes round every second; microseconds after which it counts as hanging.
 const TIMER_LATE: u64 = 10_000_000;
+/// How often the timer comes round …
+const TICK: Duration = Duration::from_secs(1);
+/// … and while a Link's answer is outstanding.
+const TICK_PRESSING: Duration = Duration::from_millis(200);
 /// Descriptors kept free of visitors, for Links, the log and what the system needs.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
@@ -89,7 +93,7 @@ impl Core {
         lock(&self.held_tokens).push(token);
     }
 
-    /// A mapping table came into force: requests that waited for it may go on.
+    /// A mapping table came into force, or a Link answered: requests that waited for it may go on.
     pub(crate) fn resume_held(&self) {
         for token in std::mem::take(&mut *lock(&self.held_tokens)) {
             self.poller.resume(token);
@@ -231,8 +235,11 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
     let timer = {
         let (core, stop) = (Arc::clone(&core), timer_stop.clone());
         threads::spawn("timer", move || {
-            while !stop.wait_timeout(Duration::from_secs(1)) {
-                core.tunnels.tick();
+            let mut pressing = false;
+            while !stop.wait_timeout(if pressing { TICK_PRESSING } else { TICK }) {
+                pressing = core.tunnels.tick();
+                // Whoever began to wait just when what he waited for came.
+                core.resume_held();
                 core.ticked.store(monotime::micros(), Relaxed);
             }
         })?

@@ -17,7 +17,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
-use shared::alive::Verdict;
 use shared::hello::{GREETING_SECONDS, ToAgent};
 use shared::hostname::Hostname;
 use shared::link::{Link, Threads};
@@ -152,12 +151,12 @@ impl Tunnels {
             log::info!("link {} closed before its greeting: {why}", link.name());
             return;
         };
-        let left = {
-            let mut links = lock(&session.links);
-            links.retain(|(known, _)| !Arc::ptr_eq(known, link));
-            session.link_count.store(links.len(), Relaxed);
-            links.len()
-        };
+        let (_, left) = session.links.remove(link);
+        session.link_count.store(left, Relaxed);
+        if !link.in_doubt() {
+            // What ended it may have ended the others. One in doubt was expected to end: they have been asked.
+            session.links.doubt();
+        }
         let mut context = Context::default();
         for (number, visitor) in session.streams.all() {
             visitor.fail_on_link(number, link, &mut context);
@@ -183,8 +182,9 @@ impl Tunnels {
         }
     }
 
-    /// Once a second: Beats, dead Links, late greetings, Agents to forget.
-    pub(crate) fn tick(&self) {
+    /// Once a second: Beats, dead Links, late greetings, Agents to forget. True: a Link's answer is outstanding, come
+    /// again soon.
+    pub(crate) fn tick(&self) -> bool {
         let now = monotime::micros();
         let late: Vec<_> = lock(&self.greeting)
             .iter()
@@ -195,6 +195,7 @@ impl Tunnels {
             link.close_with(1002, &format!("no hello within {GREETING_SECONDS} s"));
         }
         let mut forget = Vec::new();
+        let mut pressing = false;
         let tunnels: Vec<_> = lock(&self.tunnels).values().cloned().collect();
         for tunnel in tunnels {
             let state = lock(&tunnel.state);
@@ -203,34 +204,20 @@ impl Tunnels {
             }
             let Some(session) = state.session.clone() else { continue };
             drop(state);
-            let mut dead = Vec::new();
-            let mut beat = Vec::new();
-            for (link, alive) in lock(&session.links).iter_mut() {
-                match alive.look(link.signs(link.streams() > 0)) {
-                    Verdict::Fine => {}
-                    Verdict::Beat => beat.push(Arc::clone(link)),
-                    Verdict::Dead => dead.push(Arc::clone(link)),
-                }
-            }
-            for link in beat {
-                link.beat();
-                link.flush();
-            }
-            for link in dead {
-                link.close("nothing has arrived for too long");
-            }
+            pressing |= session.links.tick();
         }
         if !forget.is_empty() {
             lock(&self.tunnels).retain(|id, _| !forget.contains(id));
             self.rebuild();
         }
+        pressing
     }
 
     /// Tells every Agent that no new Streams come.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Relaxed);
         for session in self.sessions() {
-            if let Some(link) = session.choose_link() {
+            if let Some(link) = session.links.speaker() {
                 link.control(&ToAgent::Draining.to_json());
                 link.flush();
             }
@@ -240,7 +227,7 @@ impl Tunnels {
     /// Ends every Session and joins the threads of all Links. Returns the names of threads that panicked.
     pub(crate) fn stop(&self) -> Vec<&'static str> {
         for session in self.sessions() {
-            if let Some(link) = session.choose_link() {
+            if let Some(link) = session.links.speaker() {
                 link.control(&ToAgent::Bye.to_json());
                 link.flush();
             }

@@ -45,6 +45,8 @@ impl Uplink {
                 // Learn the round trip at once: windows grow by it.
                 link.beat();
                 link.flush();
+                // If its other Links are in doubt, requests have waited for this one.
+                self.core.resume_held();
                 Ok(())
             }
             Err(refused) => {
@@ -137,6 +139,10 @@ impl Receiver for Uplink {
                 "a defect while answers were sent; some visitors' connections may hang until their timeout"
             );
         }
+    }
+
+    fn sound_again(&mut self, _link: &Arc<Link>) {
+        self.core.resume_held();
     }
 
     fn closed(&mut self, link: &Arc<Link>, why: &str) {

@@ -54,6 +54,13 @@ pub struct Hello {
     /// Session to join, for Links after the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// What the Agent calls this Link; unique within the Session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// Which other Links of the Session it still holds, for Links after the first: the Gateway drops those that have a
+    /// name and are not among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<Vec<String>>,
     /// Bytes of request body that the Gateway may send on a new Stream before it gets more Credit.
     pub credit: u32,
     /// Hash of the Agent's landing page.
@@ -376,6 +383,8 @@ mod tests {
         let caddy = r#""report":{"mode":"routes","state":"ok","writes":3}"#;
         let to_gateway = [
             r#""type":"hello","minVersion":1,"maxVersion":1,"agentVersion":"1","agentId":"x","credit":1"#
+                .to_owned(),
+            r#""type":"hello","minVersion":1,"maxVersion":1,"agentVersion":"1","agentId":"x","session":"s","link":"g1.5","holds":["g1.4"],"credit":1"#
                 .to_owned(),
             r#""type":"config","request":1,"hash":"","mappings":[]"#.to_owned(),
             r#""type":"get-logs","request":1,"before":0,"count":10,"contains":"x""#.to_owned(),

@@ -31,6 +31,7 @@ pub mod version;
 pub mod carrier;
 pub mod context;
 pub mod link;
+pub mod links;
 pub mod monotime;
 pub mod os;
 pub mod outbox;

@@ -28,7 +28,7 @@ use rustls::ClientConnection;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::alive::Signs;
-use crate::frame::Side;
+use crate::frame::{Frame, Side};
 use crate::metrics::Counter;
 use crate::monotime;
 use crate::poll::Handle;
@@ -50,8 +50,10 @@ pub static LATER_DROPPED: Counter = Counter::new();
 /// Unsent bytes in the kernel above which the socket counts as full, so that queueing happens in the schedule,
 /// where control goes first.
 const NOTSENT: u32 = 64 * 1024;
-/// The writer gives a Link up after waiting this long for the socket to take a single byte.
+/// The writer gives a Link up after waiting this long for the socket to take a single byte …
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// … and takes note of what it has taken this often.
+const SEND_STEP: Duration = Duration::from_secs(1);
 
 /// One WebSocket connection of a Session.
 pub struct Link {
@@ -67,6 +69,12 @@ pub struct Link {
     why: OnceLock<String>,
     last_in: AtomicU64,
     last_out: AtomicU64,
+    /// When the socket, full before, last took something.
+    drained: AtomicU64,
+    /// When a Beat was last answered, or else when the Link was made.
+    answered: AtomicU64,
+    /// Since when the Link is in doubt, microseconds; 0: it is not.
+    doubted: AtomicU64,
     rtt: AtomicU64,
     base_rtt: Mutex<BaseRtt>,
     peer_uptime: AtomicU64,
@@ -118,7 +126,7 @@ impl Link {
     ) -> io::Result<Arc<Link>> {
         tune(&socket);
         socket.set_read_timeout(None)?;
-        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+        socket.set_write_timeout(Some(SEND_STEP))?;
         let now = monotime::micros();
         Ok(Arc::new(Link {
             name,
@@ -141,6 +149,9 @@ impl Link {
             why: OnceLock::new(),
             last_in: AtomicU64::new(now),
             last_out: AtomicU64::new(now),
+            drained: AtomicU64::new(0),
+            answered: AtomicU64::new(now),
+            doubted: AtomicU64::new(0),
             rtt: AtomicU64::new(0),
             base_rtt: Mutex::default(),
             peer_uptime: AtomicU64::new(0),
@@ -241,12 +252,44 @@ impl Link {
         self.why.get().is_some()
     }
 
+    /// Whether it has been asked for a sign of life, and has not given one since.
+    pub fn in_doubt(&self) -> bool {
+        self.doubted.load(Relaxed) > 0
+    }
+
+    /// Whether anything new may go over it: it is open and not in doubt.
+    pub fn is_sound(&self) -> bool {
+        !self.in_doubt() && !self.is_closed()
+    }
+
+    /// Something happened to it, or to another Link of its Session: asks for a sign of life, unless it is being asked
+    /// already. It is in doubt until the Beat of this moment, or a later one, is answered.
+    pub fn doubt(&self) {
+        let now = monotime::micros().max(1);
+        if !self.is_closed() && self.doubted.compare_exchange(0, now, Relaxed, Relaxed).is_ok() {
+            self.urgent(&Frame::Beat { time: now });
+            self.flush();
+        }
+    }
+
+    /// A Beat of this moment was answered; true if that ends a doubt.
+    fn answers(&self, time: u64) -> bool {
+        self.answered.store(monotime::micros(), Relaxed);
+        let since = self.doubted.load(Relaxed);
+        since > 0 && time >= since && self.doubted.compare_exchange(since, 0, Relaxed, Relaxed).is_ok()
+    }
+
     /// What the timer needs to know. Asking resets `busy`.
     pub fn signs(&self, waiting: bool) -> Signs {
         Signs {
             now: monotime::micros(),
             last_in: self.last_in.load(Relaxed),
             last_out: self.last_out.load(Relaxed),
+            drained: self.drained.load(Relaxed),
+            blocked: lock(&self.sending).owner == Owner::Writer,
+            answered: self.answered.load(Relaxed),
+            doubted: Some(self.doubted.load(Relaxed)).filter(|since| *since > 0),
+            rtt: self.rtt.load(Relaxed),
             waiting,
             busy: self.busy.swap(false, Relaxed),
         }

@@ -2,7 +2,8 @@
 //!
 //! A Stream stays on the Link that it was opened on, its *home*. One TCP connection fills a long line only with
 //! large windows at both ends, and collapses with loss; so once a Stream has proved to be a long transfer, and its
-//! home is behind, its `Data` may go over any Link of the Session that is not. Each piece then carries its position.
+//! home is behind, its `Data` may go over any Link of the Session that is not, unless that one is in doubt: the loss of
+//! a piece would be the loss of the Stream. Each piece then carries its position.
 
 use std::sync::Arc;
 
@@ -47,7 +48,8 @@ impl Spread {
         if let Some(place) = at_home(self.home.room_at_once()) {
             return Some(place);
         }
-        let links = links();
+        let mut links = links();
+        links.retain(|link| link.is_sound());
         for link in &links {
             let room = link.room_at_once();
             if room > 0 {

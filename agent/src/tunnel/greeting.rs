@@ -48,8 +48,13 @@ impl Tunnel {
         start().map_err(|e: std::io::Error| DialFault { step: Step::Tcp, text: e.to_string() })
     }
 
-    pub(super) fn hello(&self, link: &Link, session: Option<String>) {
+    /// Greets on a new Link. `joins`: the Session that it is a further Link of, by its number, and how it stands here.
+    pub(super) fn hello(&self, link: &Link, joins: Option<(&str, &Session)>) {
         let core = &self.core;
+        let names = |session: &Session| {
+            let held = session.links().into_iter().filter(|held| !held.is_closed());
+            held.map(|held| held.name().to_owned()).collect()
+        };
         let hello = Hello {
             min_version: VERSION_MIN,
             max_version: VERSION_MAX,
@@ -57,7 +62,9 @@ impl Tunnel {
             agent_id: core.agent_id.clone(),
             agent_name: core.config.name.clone(),
             fqdn: core.config.gateway_fqdn.clone(),
-            session,
+            session: joins.map(|(number, _)| number.to_owned()),
+            link: Some(link.name().to_owned()),
+            holds: joins.map(|(_, session)| names(session)),
             credit: core.request_credit,
             landing_page_hash: core.pages.hash(),
             mappings_hash: Some(core.targets.offer().hash),

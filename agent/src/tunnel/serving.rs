@@ -8,14 +8,19 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::Receiver;
 use shared::backoff;
 use shared::control::WatchLogs;
-use shared::hello::{CLOSE_REPLACED, ToAgent, ToGateway, Welcome};
+use shared::hello::{CLOSE_REPLACED, GREETING_SECONDS, ToAgent, ToGateway, Welcome};
 use shared::link::{Link, Threads};
+use shared::links::MOST_LINKS;
 use shared::threads;
 
 use super::greeting::heartbeat;
 use super::{End, Event, Tunnel, slept};
 use crate::session::Session;
 
+/// How often to look after the Links …
+const TICK: Duration = Duration::from_secs(1);
+/// … and while an answer of one of them is outstanding.
+const TICK_PRESSING: Duration = Duration::from_millis(200);
 /// How long to wait for the Gateway's answer to `draining`.
 const DRAIN_ANSWER: Duration = Duration::from_secs(2);
 /// No Stream for this long after it, and none is coming.
@@ -33,28 +38,33 @@ impl Tunnel {
         let wanted = usize::from(self.core.config.links.unwrap_or(welcome.links).clamp(1, 8));
         let mut joining = false;
         let mut join_failures = 0;
-        let mut greeting: Option<Arc<Link>> = None;
+        let mut greeting: Option<(Arc<Link>, Instant)> = None;
         let mut next_join = Instant::now();
-        let mut next_tick = Instant::now() + Duration::from_secs(1);
+        let mut next_tick = Instant::now() + TICK;
         let (mut mono, mut wall) = (Instant::now(), SystemTime::now());
         loop {
             self.beat();
             let now = Instant::now();
-            if !joining && session.links().len() < wanted && now >= next_join && !session.is_draining() {
+            // Those in doubt do not count: if they turn out dead, the new one serves already.
+            let lacks = session.links.sound() < wanted && !session.is_draining();
+            if !joining && lacks && now >= next_join && make_room(session) {
                 joining = self.join_link(session, welcome);
                 next_join = now + Duration::from_secs(1);
             }
             if now >= next_tick {
-                next_tick = now + Duration::from_secs(1);
                 if slept(mono, wall) {
                     log::info!("gateway {}: the machine has slept; checking the tunnel", self.url);
-                    for link in session.links() {
-                        link.beat();
-                        link.flush();
-                    }
+                    session.links.doubt();
                 }
                 (mono, wall) = (Instant::now(), SystemTime::now());
-                session.tick();
+                let pressing = session.links.tick();
+                next_tick = now + if pressing { TICK_PRESSING } else { TICK };
+                if let Some((link, since)) = &greeting
+                    && joining
+                    && since.elapsed() >= Duration::from_secs(GREETING_SECONDS)
+                {
+                    link.close(&format!("no welcome within {GREETING_SECONDS} s"));
+                }
                 self.watch_logs(session);
             }
             let event = match events.recv_timeout(next_tick.saturating_duration_since(now)) {
@@ -88,19 +98,25 @@ impl Tunnel {
                         let replaced = link.close_code() == CLOSE_REPLACED;
                         return if replaced { End::Replaced } else { End::Lost(why) };
                     }
-                    if greeting.as_ref().is_some_and(|g| Arc::ptr_eq(g, &link)) {
+                    if joining && greeting.as_ref().is_some_and(|(g, _)| Arc::ptr_eq(g, &link)) {
                         joining = false;
                         join_failures += 1;
                     }
+                    // Before the next look at the clock: the others are being asked.
+                    next_tick = next_tick.min(Instant::now() + TICK_PRESSING);
                     log::info!("gateway {}: link {} closed ({why}), {left} left", self.url, link.name());
                 }
                 Event::Joined(result) => {
                     match result {
                         Ok((link, threads)) => {
                             all_threads.push((Arc::clone(&link), threads));
-                            self.hello(&link, Some(welcome.session.clone()));
+                            if session.links.sound() < wanted {
+                                self.hello(&link, Some((&welcome.session, session)));
+                            } else {
+                                link.close("those in doubt have answered meanwhile");
+                            }
                             // Not another one before this one is welcome, or closed.
-                            greeting = Some(link);
+                            greeting = Some((link, Instant::now()));
                         }
                         Err(fault) => {
                             joining = false;
@@ -146,7 +162,7 @@ impl Tunnel {
     /// Takes no new Streams and lets running ones finish.
     fn drain(&self, session: &Session, events: &Receiver<Event>, until: Instant) {
         session.drain();
-        if let Some(link) = session.links().first() {
+        if let Some(link) = session.links.speaker() {
             link.control(&ToGateway::Draining.to_json());
             link.flush();
         }
@@ -171,7 +187,7 @@ impl Tunnel {
                 _ => {}
             }
         }
-        if let Some(link) = session.links().first() {
+        if let Some(link) = session.links.speaker() {
             link.control(&ToGateway::Bye.to_json());
             link.flush();
         }
@@ -183,10 +199,26 @@ impl Tunnel {
         if news.watching.load(Relaxed) == wanted || news.cannot_watch.load(Relaxed) {
             return;
         }
-        let Some(link) = session.links().into_iter().next() else { return };
+        let Some(link) = session.links.speaker() else { return };
         news.watching.store(wanted, Relaxed);
         let wish = WatchLogs { on: wanted, after: news.last_line() };
         link.control(&ToGateway::WatchLogs(wish).to_json());
         link.flush();
     }
+}
+
+/// Whether the Session may have a further Link. If it has as many as there may be, and all are in doubt, one is given up
+/// for it.
+fn make_room(session: &Session) -> bool {
+    let links = session.links();
+    if links.len() < MOST_LINKS {
+        return true;
+    }
+    if session.links.sound() == 0
+        && let Some(link) = links.first()
+    {
+        // The room is there when its end has been handled.
+        link.close("none of the links answers; a new one takes its place");
+    }
+    false
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use e2e::journal::{PATIENCE, until};
 use e2e::peer::{FakeGateway, Peer, SUB_PROTOCOL, agent_fields, hello, kind, welcome};
+use e2e::sample::beside;
 use e2e::websocket;
 use e2e::world::{Agent, Folder, Gateway, KEY, Settings, World};
 use serde_json::{Value, json};
@@ -287,6 +288,120 @@ fn links_join_a_session_and_share_its_streams() {
         first.answer(open.stream, b"ok");
         assert_eq!(visitor.response("GET").text(), "ok");
     }
+}
+
+/// A further Link of a Session, called `name`, by an Agent that says which others it holds.
+fn join(gateway: &Gateway, welcome: &Value, name: &str, holds: &[&str]) -> Peer {
+    let mut hello = hello(ID);
+    hello["session"] = welcome["session"].clone();
+    hello["link"] = json!(name);
+    hello["holds"] = json!(holds);
+    let mut peer = Peer::dial(gateway.address());
+    peer.control(&hello);
+    peer.expect_control("welcome");
+    peer
+}
+
+#[test]
+fn the_gateway_drops_links_that_the_agent_has_lost() {
+    let gateway = gateway();
+    let mut first = Peer::dial(gateway.address());
+    let mut greeting = hello(ID);
+    greeting["link"] = json!("one");
+    first.control(&greeting);
+    let welcome = first.expect_control("welcome");
+    first.publish(&["lost.test"]);
+    let mut second = join(&gateway, &welcome, "two", &["one"]);
+    // An older Agent does not name its Links: they are left alone.
+    let mut nameless = Peer::dial(gateway.address());
+    let mut greeting = hello(ID);
+    greeting["session"] = welcome["session"].clone();
+    nameless.control(&greeting);
+    nameless.expect_control("welcome");
+
+    let mut waiting = gateway.visitor("lost.test");
+    waiting.ask("GET", "/", &[]);
+    let open = first.expect_open();
+    let mut third = join(&gateway, &welcome, "three", &["two"]);
+    assert!(first.ending().is_over());
+    let answer = waiting.response("GET");
+    assert_eq!((answer.status(), &answer.json()["hop"]), (502, &json!("tunnel")), "stream {}", open.stream);
+    for peer in [&mut second, &mut nameless, &mut third] {
+        peer.set_patience(Duration::from_secs(1));
+        assert!(!peer.ending().is_over(), "the others stay");
+    }
+}
+
+#[test]
+fn nothing_new_goes_over_a_link_that_does_not_answer() {
+    let gateway = gateway();
+    let (mut silent, welcome) = Peer::greeted(gateway.address(), ID);
+    silent.publish(&["doubt.test"]);
+    let third = join(&gateway, &welcome, "third", &[]);
+    let mut answering = join(&gateway, &welcome, "answering", &["third"]);
+    silent.ignore_beats();
+    // One Link is lost: all are asked at once, and who waits for an answer waits for this one.
+    let patience = Duration::from_secs(8);
+    let answering = beside(move || {
+        answering.set_patience(patience);
+        let mut seen = 0;
+        while let Ok(frame) = answering.try_receive() {
+            if frame.kind == kind::OPEN {
+                answering.answer(frame.stream, b"here");
+                seen += 1;
+            }
+            if seen == 32 {
+                break;
+            }
+        }
+        (answering, seen)
+    });
+    third.cut();
+    silent.expect(kind::BEAT);
+    let visitors: Vec<_> = (0..32)
+        .map(|_| {
+            let mut visitor = gateway.visitor("doubt.test");
+            visitor.ask("GET", "/", &[]);
+            visitor
+        })
+        .collect();
+    for mut visitor in visitors {
+        assert_eq!(visitor.response("GET").text(), "here");
+    }
+    let (_answering, seen) = answering.join().expect("the link that answers");
+    assert_eq!(seen, 32);
+    // With a sibling that answers it need not be waited for long.
+    silent.set_patience(Duration::from_secs(8));
+    loop {
+        match silent.try_receive() {
+            Ok(frame) => assert_ne!(frame.kind, kind::OPEN, "a request over a link in doubt"),
+            Err(end) => break assert!(end.is_over(), "{end:?}"),
+        }
+    }
+}
+
+#[test]
+fn while_no_link_answers_requests_wait() {
+    let gateway = gateway();
+    let (mut first, welcome) = Peer::greeted(gateway.address(), ID);
+    first.publish(&["doubt.test"]);
+    let second = join(&gateway, &welcome, "second", &[]);
+    first.ignore_beats();
+    second.cut();
+    let beat = first.expect(kind::BEAT);
+    let mut visitor = gateway.visitor("doubt.test");
+    visitor.ask("GET", "/", &[]);
+    visitor.expect_silence(Duration::from_millis(300));
+    first.set_patience(Duration::from_millis(300));
+    while let Ok(frame) = first.try_receive() {
+        assert_ne!(frame.kind, kind::OPEN, "a request over a link in doubt");
+    }
+    first.set_patience(PATIENCE);
+    // The answer to the last Beat that came, whichever that was: the doubt is over, and the request goes on.
+    first.send(kind::BEAT_ACK, 0, 0, &[&beat.payload[..], &7u64.to_be_bytes()].concat());
+    let open = first.expect_open();
+    first.answer(open.stream, b"late");
+    assert_eq!(visitor.response("GET").text(), "late");
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use shared::alive::Alive;
 use shared::hello::{GREETING_SECONDS, Hello, Refused, Welcome};
 use shared::link::Link;
+use shared::links::{Links, MOST_LINKS};
 use shared::monotime;
 use shared::reason::Reason;
 use shared::streams::Streams;
@@ -97,7 +97,7 @@ impl Tunnels {
                     tunnel: Arc::clone(&tunnel),
                     streams: Streams::default(),
                     credit: hello.credit.min(shared::credit::MAX_WINDOW),
-                    links: Mutex::default(),
+                    links: Links::default(),
                     link_count: AtomicUsize::new(0),
                     configured: AtomicBool::new(false),
                     draining: AtomicBool::new(false),
@@ -109,13 +109,14 @@ impl Tunnels {
                 session
             }
         };
-        let mut links = lock(&session.links);
-        if links.len() >= 8 {
+        let dropped = hello.holds.as_ref().map_or_else(Vec::new, |held| session.links.keep(held));
+        let others = session.links.all();
+        if others.len() >= MOST_LINKS {
             return refuse("hello-invalid", "the session has 8 links already".into());
         }
-        links.push((Arc::clone(link), Alive::new(self.settings.heartbeat_seconds * 1_000_000)));
-        session.link_count.store(links.len(), Relaxed);
-        drop(links);
+        let name = hello.link.as_deref().map(clean);
+        let count = session.links.add(link, self.settings.heartbeat_seconds * 1_000_000, name);
+        session.link_count.store(count, Relaxed);
         let replaced =
             if hello.session.is_none() { state.session.replace(Arc::clone(&session)) } else { None };
         let welcome = Welcome {
@@ -131,6 +132,13 @@ impl Tunnels {
             mappings_hash: (!state.hash.is_empty()).then(|| state.hash.clone()),
         };
         drop(state);
+        for link in dropped {
+            link.close("the agent has lost it");
+        }
+        // There is a reason for a further Link: another one was lost, or does not answer.
+        for link in others {
+            link.doubt();
+        }
         if let Some(old) = replaced {
             log::info!("{} replaces session {}", session.label(), old.number);
             old.end(Reason::AgentReplaced, "replaced by a newer session of the same agent");

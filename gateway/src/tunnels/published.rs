@@ -184,13 +184,13 @@ impl Tunnels {
             let target = &targets[(turn + i) % targets.len()];
             let state = lock(&target.tunnel.state);
             match &state.session {
-                Some(session) if session.serves() => {
+                Some(session) if session.serves() && session.is_sound() => {
                     let load = session.streams.len();
                     if best.as_ref().is_none_or(|(least, ..)| load < *least) {
                         best = Some((load, Arc::clone(session), target));
                     }
                 }
-                // Greeted, and its table is on its way; or draining, and its next Session is.
+                // Greeted, and its table is on its way; or draining, and its next Session is; or its Links are in doubt.
                 Some(_) => lost_lately = true,
                 None => {
                     let away = state.lost.map_or(u64::MAX, |lost| now.saturating_sub(lost));

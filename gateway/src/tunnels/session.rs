@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use shared::alive::Alive;
 use shared::hello::CLOSE_REPLACED;
 use shared::link::Link;
+use shared::links::Links;
 use shared::reason::Reason;
 use shared::streams::Streams;
 use shared::threads::lock;
@@ -33,7 +33,7 @@ pub(crate) struct Session {
     pub(crate) streams: Streams<Visitor>,
     /// Bytes of request body that may be sent on a new Stream.
     pub(crate) credit: u32,
-    pub(super) links: Mutex<Vec<(Arc<Link>, Alive)>>,
+    pub(super) links: Links,
     pub(super) link_count: AtomicUsize,
     pub(super) configured: AtomicBool,
     pub(super) draining: AtomicBool,
@@ -70,18 +70,17 @@ impl Session {
 
     /// All Links.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
-        lock(&self.links).iter().map(|(link, _)| Arc::clone(link)).collect()
+        self.links.all()
     }
 
     /// The home of a new Stream: the Link with the fewest long transfers, then unsent bytes, then Streams. On a local line a
-    /// few dozen Streams share a Link, because there the hand-over from thread to thread is what costs.
+    /// few dozen Streams share a Link, because there the hand-over from thread to thread is what costs. Never one that is
+    /// in doubt.
     pub(crate) fn choose_link(&self) -> Option<Arc<Link>> {
-        let links = lock(&self.links);
-        let load = |link: &Arc<Link>| {
+        self.links.least(|link| {
             let share = if (1..NEAR).contains(&link.base_rtt()) { SHARED } else { 1 };
             (link.heavy(), link.unsent() / UNSENT_STEP, link.streams() / share)
-        };
-        links.iter().map(|(link, _)| link).min_by_key(|link| load(link)).cloned()
+        })
     }
 
     /// What others may call it: its own id is secret.
@@ -92,6 +91,11 @@ impl Session {
     /// Whether it takes new Streams.
     pub(crate) fn serves(&self) -> bool {
         self.configured.load(Relaxed) && !self.draining.load(Relaxed) && self.link_count.load(Relaxed) > 0
+    }
+
+    /// Whether a new Stream finds a Link. If not, all of them have been asked for a sign of life and have not answered.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.links.sound() > 0
     }
 
     /// The Agent said that it is shutting down.

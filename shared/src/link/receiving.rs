@@ -25,6 +25,8 @@ pub trait Receiver: Send + 'static {
     fn control(&mut self, link: &Arc<Link>, json: &[u8]) -> Result<(), String>;
     /// Everything that has arrived is handled: send what it led to, before the thread waits for more.
     fn pause(&mut self, link: &Arc<Link>);
+    /// The Link was in doubt and has answered: it may be given something new again.
+    fn sound_again(&mut self, _link: &Arc<Link>) {}
     /// The Link is closed; the last call.
     fn closed(&mut self, link: &Arc<Link>, why: &str);
 }
@@ -127,6 +129,9 @@ impl Link {
                 self.rtt.store(smooth, Relaxed);
                 lock(&self.base_rtt).add(sample, monotime::micros());
                 self.peer_uptime.store(uptime, Relaxed);
+                if self.answers(time) {
+                    receiver.sound_again(self);
+                }
                 Ok(())
             }
             Some(frame) => {

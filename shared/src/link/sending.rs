@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use socket2::SockRef;
 
@@ -23,6 +24,8 @@ const BATCHES: usize = 4;
 const MAX_CONTROL_QUEUED: usize = 16 * 1024 * 1024;
 /// Bytes that may wait for everything else.
 const MAX_LATER_QUEUED: usize = 16 * 1024 * 1024;
+/// A write that took this long has waited for room, microseconds.
+const WAITED: u64 = 10_000;
 /// Waiting sources looked at per batch.
 const WAITERS_PER_BATCH: usize = 32;
 
@@ -349,10 +352,9 @@ impl Link {
             let (batch, wake) = next_batch(&mut sending, self.masked());
             drop(sending);
             self.wake(wake);
-            let sent = self.encrypt(batch).and_then(|wire| (&self.socket).write_all(&wire).map(|()| wire));
+            let sent = self.encrypt(batch).and_then(|wire| self.send_patiently(&wire).map(|()| wire));
             match sent {
                 Ok(wire) => {
-                    self.note_out(wire.len());
                     sending = lock(&self.sending);
                     sending.reuse(wire);
                 }
@@ -362,6 +364,40 @@ impl Link {
                 Err(e) => return self.close(&format!("sending failed: {e}")),
             }
         }
+    }
+
+    /// Sends all of it, and waits as long as the socket goes on taking something. Whoever had to wait for room knows
+    /// that the other end has taken something, which counts as a sign of life.
+    fn send_patiently(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        let mut full = false;
+        let mut last = monotime::micros();
+        while !rest.is_empty() {
+            let began = monotime::micros();
+            let result = (&self.socket).write(rest);
+            let now = monotime::micros();
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => {
+                    self.note_out(sent);
+                    if full || now.saturating_sub(began) >= WAITED {
+                        self.drained.store(now, Relaxed);
+                    }
+                    rest = &rest[sent..];
+                    full = true;
+                    last = now;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if Duration::from_micros(now.saturating_sub(last)) >= SEND_TIMEOUT {
+                        return Err(e);
+                    }
+                    full = true;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     fn note_out(&self, bytes: usize) {

@@ -380,6 +380,8 @@ fn greet(stream: impl Read + Write, early: Vec<u8>, config: &Config) -> Result<G
         agent_name: format!("{} (doctor)", config.name),
         fqdn: None,
         session: None,
+        link: None,
+        holds: None,
         credit: shared::credit::INITIAL,
         landing_page_hash: None,
         mappings_hash: None,
