@@ -35,6 +35,8 @@ struct State {
     target: SocketAddr,
     frozen: bool,
     refusing: bool,
+    /// Connections up to this one are dead without a word: what is sent is thrown away, and no end is passed on.
+    silent: u64,
     most: u64,
     delay: Duration,
     /// Both sockets of every connection.
@@ -61,6 +63,7 @@ impl Line {
             target,
             frozen: false,
             refusing: false,
+            silent: 0,
             most: u64::MAX,
             delay: Duration::ZERO,
             open: HashMap::new(),
@@ -93,6 +96,22 @@ impl Line {
     /// From now on nothing gets through and nothing is closed: a cable that was pulled, a router that lost its table.
     pub fn freeze(&self) {
         self.shared.lock().frozen = true;
+    }
+
+    /// From now on nothing gets through on the connections that are open, nor does their end; new ones work: a router that
+    /// forgot its table, a firewall that drops what it did not see begin.
+    pub fn silence(&self) {
+        let mut state = self.shared.lock();
+        state.silent = state.accepted;
+    }
+
+    /// Ends one connection on the near side only; the far side hears nothing more, and not even that.
+    pub fn lose_near(&self, connection: u64) {
+        let state = self.shared.lock();
+        assert!(connection <= state.silent, "silence it before, or its end gets through");
+        if let Some((near, _)) = state.open.get(&connection) {
+            near.close();
+        }
     }
 
     /// Everything that waited gets through.
@@ -218,12 +237,16 @@ impl Shared {
             scope.spawn(|| self.receive(&near, to_far));
             scope.spawn(|| self.receive(&far_reader, to_near));
             scope.spawn(|| {
-                self.send(&far, from_near);
-                drop(far.shutdown(Shutdown::Write));
+                self.send(connection, &far, from_near);
+                if !self.is_silent(connection) {
+                    drop(far.shutdown(Shutdown::Write));
+                }
             });
             scope.spawn(|| {
-                self.send(&near, from_far);
-                drop(near.finish_writing());
+                self.send(connection, &near, from_far);
+                if !self.is_silent(connection) {
+                    drop(near.finish_writing());
+                }
             });
         });
         self.lock().open.remove(&connection);
@@ -248,7 +271,7 @@ impl Shared {
         }
     }
 
-    fn send<S>(&self, destination: &S, pieces: Receiver<(Instant, Vec<u8>)>)
+    fn send<S>(&self, connection: u64, destination: &S, pieces: Receiver<(Instant, Vec<u8>)>)
     where
         for<'s> &'s S: Write,
     {
@@ -258,12 +281,19 @@ impl Shared {
                 thread::park_timeout(left);
             }
             self.pass_gate();
+            if self.is_silent(connection) {
+                continue;
+            }
             self.lock().carried += bytes.len() as u64;
             let mut destination = destination;
             if destination.write_all(&bytes).is_err() {
                 return;
             }
         }
+    }
+
+    fn is_silent(&self, connection: u64) -> bool {
+        connection <= self.lock().silent
     }
 
     /// Waits while the line is frozen.

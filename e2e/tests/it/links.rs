@@ -326,3 +326,78 @@ fn pages_stay_quick_beside_bulk() {
         assert_eq!(thread.join().expect("a bulk transfer"), if n % 2 == 0 { 48 << 20 } else { 24 << 20 });
     }
 }
+
+/// What is asked for from now on is served, small and large, whichever Link it goes over.
+fn assert_well(world: &World, host: &str) {
+    let len = 8 << 20;
+    let address = world.gateway().address();
+    let large: Vec<_> = (0..2)
+        .map(|_| {
+            let host = host.to_owned();
+            beside(move || Visitor::connect(address, &host).get(&format!("/bytes?n={len}")).body)
+        })
+        .collect();
+    for _ in 0..40 {
+        assert_eq!(world.get(host, "/hello").status(), 200);
+    }
+    for thread in large {
+        let body = thread.join().expect("a large answer");
+        assert_eq!(first_difference(&body, &pattern(0, len)), None);
+    }
+}
+
+#[test]
+fn links_that_all_fall_silent_while_visitors_ask_cost_a_dozen_seconds() {
+    let world = World::plan().line().start();
+    let _upstream = world.publish("silent.test");
+    world.line().wait_open(4);
+    world.line().silence();
+    let took = world.wait_served("silent.test");
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert_well(&world, "silent.test");
+}
+
+#[test]
+fn links_that_all_fall_silent_are_replaced_before_anybody_asks() {
+    let world = World::plan().line().start();
+    let _upstream = world.publish("silent.test");
+    world.line().wait_open(4);
+    world.line().silence();
+    let began = Instant::now();
+    until("a new link", PATIENCE, || {
+        world.agent().status()["links"].as_u64().is_some_and(|links| links > 4).then_some(())
+    });
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    // The Gateway heard nothing of the silence. Yet nobody is sent over the old links, now or later.
+    assert_well(&world, "silent.test");
+}
+
+#[test]
+fn links_that_end_for_the_agent_only_are_not_found_by_visitors() {
+    let world = World::plan().line().start();
+    let _upstream = world.publish("halves.test");
+    world.line().wait_open(4);
+    let links = world.line().open();
+    world.line().silence();
+    // One before the others, so that the Session goes on; the Gateway still has all of them.
+    let accepted = world.line().accepted();
+    world.line().lose_near(links[0]);
+    until("a link instead", PATIENCE, || (world.line().accepted() > accepted).then_some(()));
+    for link in &links[1..] {
+        world.line().lose_near(*link);
+    }
+    let took = world.wait_served("halves.test");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_well(&world, "halves.test");
+
+    // All at once: a new Session.
+    until("four links again", PATIENCE, || (world.agent().status()["links"] == 4).then_some(()));
+    let links = world.line().open();
+    world.line().silence();
+    for link in links {
+        world.line().lose_near(link);
+    }
+    let took = world.wait_served("halves.test");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_well(&world, "halves.test");
+}
