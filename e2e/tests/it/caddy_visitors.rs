@@ -1,12 +1,15 @@
 //! What visitors get through a real Caddy, in both modes, and what a new mapping does to those who are there already.
 
+use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use e2e::bytes::{first_difference, pattern};
 use e2e::caddy::{self, Caddy, Ports};
 use e2e::daemon::{Program, run};
 use e2e::journal::{PATIENCE, until};
+use e2e::line::Line;
 use e2e::sample;
 use e2e::upstream::{Then, Upstream};
 use e2e::websocket::WebSocket;
@@ -323,10 +326,10 @@ fn what_a_visitor_says_about_himself_is_not_believed() {
     }
 }
 
-/// An Agent that dials through Caddy with TLS, believing Caddy's own authority.
-fn agent_through(caddy: &Caddy, folder: &Folder) -> Agent {
+/// An Agent that dials through Caddy with TLS, believing Caddy's own authority. `port` leads to Caddy's for HTTPS.
+fn agent_through(caddy: &Caddy, port: u16, folder: &Folder) -> Agent {
     let mut settings = Settings::agent();
-    settings.set("Agent__GatewayUrl", format!("wss://localhost:{}/tunnel", caddy.ports.https));
+    settings.set("Agent__GatewayUrl", format!("wss://localhost:{port}/tunnel"));
     settings.set("Agent__GatewayCaFile", caddy.authority().to_str().expect("UTF-8"));
     let database = folder.path().join("agent.db");
     settings.set("ConnectionStrings__DefaultConnection", format!("Data Source={}", database.display()));
@@ -346,7 +349,7 @@ fn the_tunnel_itself_passes_through_caddy_and_survives_a_new_mapping() {
         settings.set("Gateway__Port", caddy.ports.gateway.to_string());
         let gateway = Gateway::start(settings);
         let folder = Folder::new();
-        let agent = agent_through(&caddy, &folder);
+        let agent = agent_through(&caddy, caddy.ports.https, &folder);
         agent.wait_connected();
         let upstream = Upstream::start();
         sample::install(&upstream);
@@ -377,6 +380,35 @@ fn the_tunnel_itself_passes_through_caddy_and_survives_a_new_mapping() {
             assert_eq!((caddy.reloads(), sessions()), (0, 1));
         }
     }
+}
+
+#[test]
+fn links_through_caddy_that_fall_silent_are_replaced_too() {
+    if !caddy::is_here() {
+        return;
+    }
+    let caddy = Caddy::start(|ports| file(ports, "ask", "localhost"));
+    let mut settings = Settings::gateway();
+    settings.set("Gateway__Port", caddy.ports.gateway.to_string());
+    let gateway = Gateway::start(settings);
+    let line = Line::to((Ipv4Addr::LOCALHOST, caddy.ports.https).into());
+    let folder = Folder::new();
+    let agent = agent_through(&caddy, line.address().port(), &folder);
+    agent.wait_connected();
+    let upstream = Upstream::start();
+    sample::install(&upstream);
+    agent.map("silent.test", upstream.port());
+    until("four links", PATIENCE, || (agent.status()["links"] == 4).then_some(()));
+    // Caddy still has all of them to the Gateway, and the Gateway all of them to Caddy.
+    line.silence();
+    let began = Instant::now();
+    until("served again", PATIENCE, || {
+        (gateway.visitor("silent.test").get("/hello").status() == 200).then_some(())
+    });
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let len = 8 << 20;
+    let body = gateway.visitor("silent.test").get(&format!("/bytes?n={len}")).body;
+    assert_eq!(first_difference(&body, &pattern(0, len)), None);
 }
 
 #[test]
