@@ -131,10 +131,13 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::frame::Side;
+    use crate::frame::{Frame, Side};
+    use crate::link::Receiver;
     use crate::poll::Poller;
 
     /// A Link whose other end is a socket that says nothing.
@@ -160,6 +163,55 @@ mod tests {
         assert_eq!(links.all().iter().map(|link| link.name()).collect::<Vec<_>>(), ["t2", "t3"]);
         assert_eq!(links.remove(&one), (false, 2));
         assert_eq!(links.remove(&two), (true, 1));
+    }
+
+    /// Takes what comes.
+    struct Deaf;
+
+    impl Receiver for Deaf {
+        fn stream_frame(&mut self, _: &Arc<Link>, _: Frame<'_>) -> Result<(), String> {
+            Ok(())
+        }
+        fn control(&mut self, _: &Arc<Link>, _: &[u8]) -> Result<(), String> {
+            Ok(())
+        }
+        fn pause(&mut self, _: &Arc<Link>) {}
+        fn closed(&mut self, _: &Arc<Link>, _: &str) {}
+    }
+
+    fn until(what: &str, mut condition: impl FnMut() -> bool) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while !condition() {
+            assert!(Instant::now() < end, "waited in vain: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_full_socket_is_seen_and_so_is_what_it_takes() {
+        let poller = Poller::new().expect("a poller");
+        let (link, mut far) = link(&poller, "t1");
+        let threads = link.start(Vec::new(), Deaf).expect("threads");
+        assert!(!link.signs(false).blocked);
+        while !link.signs(false).blocked {
+            link.data(1, &[7; 16 * 1024], false, None);
+            link.flush();
+        }
+        until("nothing is taken any more", || {
+            let signs = link.signs(false);
+            signs.now > signs.last_out + 100_000
+        });
+        let before = link.signs(false).drained;
+        let mut buffer = vec![0; 1 << 20];
+        far.set_read_timeout(Some(Duration::from_millis(10))).expect("a duration");
+        until("what was full takes more", || {
+            // At the end nothing is left to be read, and it may still have to be noted.
+            drop(far.read(&mut buffer));
+            link.signs(false).drained > before
+        });
+        link.close("test");
+        while far.read(&mut buffer).is_ok_and(|n| n > 0) {}
+        assert_eq!(threads.join(), [""; 0]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use shared::links::MOST_LINKS;
 use shared::threads;
 
 use super::greeting::heartbeat;
-use super::{End, Event, Tunnel, slept};
+use super::{End, Event, Tunnel, join, slept};
 use crate::session::Session;
 
 /// How often to look after the Links …
@@ -109,14 +109,16 @@ impl Tunnel {
                 Event::Joined(result) => {
                     match result {
                         Ok((link, threads)) => {
+                            reap(all_threads);
                             all_threads.push((Arc::clone(&link), threads));
                             if session.links.sound() < wanted {
                                 self.hello(&link, Some((&welcome.session, session)));
+                                // Not another one before this one is welcome, or closed.
+                                greeting = Some((link, Instant::now()));
                             } else {
                                 link.close("those in doubt have answered meanwhile");
+                                (joining, join_failures) = (false, 0);
                             }
-                            // Not another one before this one is welcome, or closed.
-                            greeting = Some((link, Instant::now()));
                         }
                         Err(fault) => {
                             joining = false;
@@ -205,6 +207,13 @@ impl Tunnel {
         link.control(&ToGateway::WatchLogs(wish).to_json());
         link.flush();
     }
+}
+
+/// Joins the threads of Links that have ended: a Session that lives for months loses many.
+fn reap(all_threads: &mut Vec<(Arc<Link>, Threads)>) {
+    let (ended, running) = all_threads.drain(..).partition(|(_, threads)| threads.ended());
+    *all_threads = running;
+    join(ended);
 }
 
 /// Whether the Session may have a further Link. If it has as many as there may be, and all are in doubt, one is given up
