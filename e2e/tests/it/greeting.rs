@@ -311,25 +311,47 @@ fn the_gateway_drops_links_that_the_agent_has_lost() {
     first.control(&greeting);
     let welcome = first.expect_control("welcome");
     first.publish(&["lost.test"]);
-    let mut second = join(&gateway, &welcome, "two", &["one"]);
     // An older Agent does not name its Links: they are left alone.
     let mut nameless = Peer::dial(gateway.address());
     let mut greeting = hello(ID);
     greeting["session"] = welcome["session"].clone();
     nameless.control(&greeting);
     nameless.expect_control("welcome");
-
+    // The others have been asked for a sign of life, and nobody reads that here: this is the one for a request.
+    let mut second = join(&gateway, &welcome, "two", &["one"]);
     let mut waiting = gateway.visitor("lost.test");
     waiting.ask("GET", "/", &[]);
-    let open = first.expect_open();
-    let mut third = join(&gateway, &welcome, "three", &["two"]);
-    assert!(first.ending().is_over());
+    second.expect_open();
+    let mut third = join(&gateway, &welcome, "three", &["one"]);
+    assert!(second.ending().is_over());
     let answer = waiting.response("GET");
-    assert_eq!((answer.status(), &answer.json()["hop"]), (502, &json!("tunnel")), "stream {}", open.stream);
-    for peer in [&mut second, &mut nameless, &mut third] {
+    assert_eq!((answer.status(), &answer.json()["hop"]), (502, &json!("tunnel")), "{answer:?}");
+    for peer in [&mut first, &mut nameless, &mut third] {
         peer.set_patience(Duration::from_secs(1));
         assert!(!peer.ending().is_over(), "the others stay");
     }
+}
+
+/// Waits until the Gateway has noticed the end of its Link with this number, which it counts from 0.
+fn wait_lost(gateway: &Gateway, number: usize) {
+    let closed = format!("link t{number} closed");
+    until(&closed, PATIENCE, || {
+        gateway.daemon.lines().iter().any(|line| line.contains(&closed)).then_some(())
+    });
+}
+
+/// Plays a Link that answers Beats, and requests with `here`, until it ends; gives how many requests there were.
+fn answering(mut peer: Peer) -> std::thread::JoinHandle<usize> {
+    beside(move || {
+        let mut seen = 0;
+        while let Ok(frame) = peer.try_receive() {
+            if frame.kind == kind::OPEN {
+                peer.answer(frame.stream, b"here");
+                seen += 1;
+            }
+        }
+        seen
+    })
 }
 
 #[test]
@@ -337,26 +359,15 @@ fn nothing_new_goes_over_a_link_that_does_not_answer() {
     let gateway = gateway();
     let (mut silent, welcome) = Peer::greeted(gateway.address(), ID);
     silent.publish(&["doubt.test"]);
-    let third = join(&gateway, &welcome, "third", &[]);
-    let mut answering = join(&gateway, &welcome, "answering", &["third"]);
+    let others: Vec<_> = ["one", "two"]
+        .iter()
+        .map(|name| answering(join(&gateway, &welcome, name, &["one", "two"])))
+        .collect();
+    // A Link is lost: all are asked, and so is this one, which was sound until now.
+    let lost = join(&gateway, &welcome, "lost", &["one", "two"]);
+    lost.cut();
+    wait_lost(&gateway, 3);
     silent.ignore_beats();
-    // One Link is lost: all are asked at once, and who waits for an answer waits for this one.
-    let patience = Duration::from_secs(8);
-    let answering = beside(move || {
-        answering.set_patience(patience);
-        let mut seen = 0;
-        while let Ok(frame) = answering.try_receive() {
-            if frame.kind == kind::OPEN {
-                answering.answer(frame.stream, b"here");
-                seen += 1;
-            }
-            if seen == 32 {
-                break;
-            }
-        }
-        (answering, seen)
-    });
-    third.cut();
     silent.expect(kind::BEAT);
     let visitors: Vec<_> = (0..32)
         .map(|_| {
@@ -368,9 +379,7 @@ fn nothing_new_goes_over_a_link_that_does_not_answer() {
     for mut visitor in visitors {
         assert_eq!(visitor.response("GET").text(), "here");
     }
-    let (_answering, seen) = answering.join().expect("the link that answers");
-    assert_eq!(seen, 32);
-    // With a sibling that answers it need not be waited for long.
+    // The others answer, so it need not be waited for long.
     silent.set_patience(Duration::from_secs(8));
     loop {
         match silent.try_receive() {
@@ -378,6 +387,9 @@ fn nothing_new_goes_over_a_link_that_does_not_answer() {
             Err(end) => break assert!(end.is_over(), "{end:?}"),
         }
     }
+    drop(gateway);
+    let seen: usize = others.into_iter().map(|thread| thread.join().expect("a link that answers")).sum();
+    assert_eq!(seen, 32);
 }
 
 #[test]
@@ -385,19 +397,22 @@ fn while_no_link_answers_requests_wait() {
     let gateway = gateway();
     let (mut first, welcome) = Peer::greeted(gateway.address(), ID);
     first.publish(&["doubt.test"]);
-    let second = join(&gateway, &welcome, "second", &[]);
+    // The greeting of a further Link is a reason to ask the first one, which does not answer; then that is lost.
     first.ignore_beats();
-    second.cut();
-    let beat = first.expect(kind::BEAT);
+    join(&gateway, &welcome, "second", &[]).cut();
+    wait_lost(&gateway, 1);
     let mut visitor = gateway.visitor("doubt.test");
     visitor.ask("GET", "/", &[]);
     visitor.expect_silence(Duration::from_millis(300));
+    let mut beats = Vec::new();
     first.set_patience(Duration::from_millis(300));
     while let Ok(frame) = first.try_receive() {
         assert_ne!(frame.kind, kind::OPEN, "a request over a link in doubt");
+        beats.extend((frame.kind == kind::BEAT).then_some(frame));
     }
     first.set_patience(PATIENCE);
-    // The answer to the last Beat that came, whichever that was: the doubt is over, and the request goes on.
+    // The answer ends the doubt, and the request goes on.
+    let beat = beats.pop().expect("a beat");
     first.send(kind::BEAT_ACK, 0, 0, &[&beat.payload[..], &7u64.to_be_bytes()].concat());
     let open = first.expect_open();
     first.answer(open.stream, b"late");
