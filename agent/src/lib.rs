@@ -3,7 +3,7 @@
 //! In reading order: `config` (settings), `agent` (what is shared, start and stop), `tunnel` and `dial` (the way to
 //! a Gateway), `session` and `downlink` (what comes over it), `asks` and `news` (what is asked, what is told), `landing`
 //! (the page of the Gateway's own host), `targets` (where a Mapping leads), `upstream` (one connection to a service) with
-//! `upstreams`, `pool`, `resolver`, `wire` and `tls` below it, `store` and
+//! `upstreams`, `pool`, `turns`, `resolver`, `wire` and `tls` below it, `store` and
 //! `migrations` (SQLite), `control`, `events` and `admin` (the operator's page and API), `cli` (sub-commands),
 //! `exchange`, `probe` and `discover` (questions about services, one at a time).
 
@@ -34,6 +34,7 @@ mod targets;
 mod timestamp;
 mod tls;
 mod tunnel;
+mod turns;
 mod upstream;
 mod upstreams;
 mod wire;

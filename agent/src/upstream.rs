@@ -68,6 +68,8 @@ struct Inner {
     closing: bool,
     outbox: Outbox,
     held: Held,
+    /// Bytes of an answer have come on it, now or before.
+    answered: bool,
 }
 
 enum Phase {
@@ -124,6 +126,7 @@ impl Upstream {
                 closing: false,
                 outbox,
                 held: Held::new(now),
+                answered: false,
             }),
         }
     }
@@ -170,13 +173,17 @@ impl Upstream {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
         let Some(ongoing) = ongoing_of(&mut inner.ongoing, stream) else { return Ok(()) };
-        let early = ongoing.exchange.early();
+        let (early, received) = (ongoing.exchange.early(), ongoing.exchange.is_received());
         // Before it is connected, the socket takes nothing.
         let wire = inner.wire.as_mut().filter(|_| matches!(inner.phase, Phase::Exchange));
         let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, wire, context);
         exchange.frame(frame, monotime::micros(), &mut carrier)?;
         let mut done = carrier.done;
         done.wrote |= exchange.early() != early || exchange.is_deaf();
+        if exchange.is_received() && !received && !inner.answered {
+            let now = monotime::micros();
+            self.core.pool.note(self.target.serial, |turns| turns.asked(self.token, now));
+        }
         ongoing.note_progress(&self.core, &self.target);
         self.follow_up(inner, done, context);
         Ok(())
@@ -326,9 +333,10 @@ impl Upstream {
         let reusable =
             ongoing.exchange.may_be_followed(inner.outbox.len(), inner.pending.len()) && !inner.closing;
         if reusable {
-            inner.phase = Phase::Idle;
-            self.deadline.store(monotime::micros() + ongoing.exchange.pool_time(), Relaxed);
-            if self.core.pool.put(self.target.serial, Arc::clone(self)) {
+            let now = monotime::micros();
+            if let Some(most) = self.core.pool.put(self.target.serial, self, now) {
+                inner.phase = Phase::Idle;
+                self.deadline.store(now + ongoing.exchange.pool_time().min(most), Relaxed);
                 return;
             }
         }
@@ -339,9 +347,7 @@ impl Upstream {
         if matches!(inner.phase, Phase::Closed) {
             return;
         }
-        if matches!(inner.phase, Phase::Idle) {
-            self.core.pool.remove(self.target.serial, self);
-        }
+        self.core.pool.remove(self.target.serial, self);
         inner.phase = Phase::Closed;
         if let Some(mut ongoing) = inner.ongoing.take() {
             ongoing.leave();
@@ -388,6 +394,14 @@ impl Upstream {
             }
             Phase::Idle => self.close(&mut inner),
             Phase::Closed => {}
+        }
+    }
+
+    /// The poller's sweep took it out of the pool, so that another gets its turn.
+    pub(crate) fn make_way(self: &Arc<Self>) {
+        let mut inner = lock(&self.inner);
+        if matches!(inner.phase, Phase::Idle) {
+            self.close(&mut inner);
         }
     }
 

@@ -73,6 +73,9 @@ impl Watcher for Upstreams {
                 upstream.expire(now, &mut self.context);
             }
         }
+        for upstream in self.core.pool.make_way(now) {
+            upstream.make_way();
+        }
     }
 
     fn busy(&self) -> bool {

@@ -82,6 +82,7 @@ impl Upstream {
                 Ok(wire) => {
                     inner.wire = Some(wire);
                     inner.phase = Phase::Connecting { rest, tcp: true };
+                    self.core.pool.note(self.target.serial, |turns| turns.dials(self.token, now));
                     self.deadline.store(until, Relaxed);
                     return;
                 }
@@ -153,6 +154,7 @@ impl Upstream {
                 if let Some(ongoing) = &mut inner.ongoing {
                     ongoing.exchange.connected(false, monotime::micros());
                 }
+                self.core.pool.note(self.target.serial, |turns| turns.connected(self.token));
                 self.write(inner, context);
             }
             Err((reason, e)) => self.next_address(inner, reason, &e.to_string(), context),

@@ -86,6 +86,10 @@ impl Upstream {
         place: Option<&Place>,
         bytes: &[u8],
     ) {
+        if !std::mem::replace(&mut inner.answered, true) {
+            let now = monotime::micros();
+            self.core.pool.note(self.target.serial, |turns| turns.answers(self.token, now));
+        }
         if inner.ongoing.is_none() {
             // An idle connection on which something comes cannot be trusted with the next request.
             return self.close(inner);

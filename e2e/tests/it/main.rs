@@ -8,6 +8,7 @@
 //! | `upgrade` | WebSocket and other protocols |
 //! | `forwarding` | hosts, hop-by-hop fields, who the visitor is |
 //! | `smuggling` | is whatever could be read in two ways refused? |
+//! | `devices` | are services that serve few connections at once served to all visitors? |
 //! | `doctor` | the command that walks the way, on ways that are broken at each hop |
 //! | `errors` | what a visitor sees when something is down |
 //! | `tls` | certificates of upstreams and Gateways |
@@ -43,6 +44,7 @@ mod cli;
 mod config;
 mod control;
 mod description;
+mod devices;
 mod doctor;
 mod errors;
 mod forwarding;
