@@ -1,5 +1,6 @@
 //! Tests that need sockets, or look at the project from outside.
 
+mod corpus;
 mod exchange;
 mod guides;
 mod links;

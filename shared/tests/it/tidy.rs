@@ -22,7 +22,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 /// Every Rust file of the project with its text.
 fn all() -> Vec<(String, String)> {
     let mut paths = Vec::new();
-    for part in ["shared", "gateway", "agent", "e2e", "bench"] {
+    for part in ["shared", "gateway", "agent", "e2e", "bench", "fuzz"] {
         sources(&root().join(part), &mut paths);
     }
     assert!(paths.len() > 40, "only {} files found", paths.len());
