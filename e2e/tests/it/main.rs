@@ -12,6 +12,7 @@
 //! | `doctor` | the command that walks the way, on ways that are broken at each hop |
 //! | `errors` | what a visitor sees when something is down |
 //! | `tls` | certificates of upstreams and Gateways |
+//! | `pooled` | does what one visitor did on a service's connection stay away from the next? |
 //! | `original` | the earlier program's database under a real Agent |
 //! | `history` | what the Agent remembers of requests and connections, and backups of it |
 //! | `api` | the Operator's API and what follows from it |
@@ -57,6 +58,7 @@ mod links;
 mod many;
 mod metrics;
 mod original;
+mod pooled;
 mod probe;
 mod robustness;
 mod service;

@@ -3,7 +3,8 @@
 use super::halves::{Receiving, Sending};
 use super::{Exchange, IDLE_AT_AGENT, Order, POOL_TIME, Port, Role};
 use crate::frame::{Frame, Open};
-use crate::head::{self, Framing, RequestHead};
+use crate::head::{self, Framing, RequestHead, ResponseFault};
+use crate::login;
 use crate::reason::Reason;
 
 impl Exchange {
@@ -38,7 +39,7 @@ impl Exchange {
             surplus: false,
             deaf: false,
             retry: false,
-            pool_time: if logs_the_connection_in(head) { 0 } else { POOL_TIME },
+            pool_time: if login::in_request(head) { 0 } else { POOL_TIME },
         };
         Ok(Exchange {
             role,
@@ -69,13 +70,25 @@ impl Exchange {
     pub(super) fn heads(&mut self, bytes: &[u8], now: u64, port: &mut impl Port) -> usize {
         let mut used = 0;
         loop {
-            let Role::Agent { method, again, touched, surplus, pool_time, .. } = &mut self.role else {
+            let Role::Agent { method, again, reused, touched, surplus, pool_time, .. } = &mut self.role
+            else {
                 return used;
             };
             *touched |= !bytes.is_empty();
             let (head, len) = match head::parse_response(&bytes[used..], method) {
                 Ok(None) => return used,
                 Ok(Some(found)) => found,
+                Err(ResponseFault::StatusLine) if used == 0 => {
+                    // Perhaps a body that came late, behind an answer that has none: this request had gone out before
+                    // it was seen (RFC 9112 9.2).
+                    *touched = false;
+                    if again.is_some() && *reused {
+                        self.broke("bytes that are no answer", port);
+                    } else {
+                        self.fail(Reason::UpstreamInvalid, &ResponseFault::StatusLine.to_string(), port);
+                    }
+                    return bytes.len();
+                }
                 Err(fault) => {
                     self.fail(Reason::UpstreamInvalid, &fault.to_string(), port);
                     return bytes.len();
@@ -118,7 +131,7 @@ impl Exchange {
                 continue;
             }
             self.status = head.status;
-            self.keep_alive = head.keep_alive;
+            self.keep_alive = head.keep_alive && !login::in_response(&head);
             if let Some(seconds) = head.keep_alive_timeout {
                 // A second early: the service's clock starts before ours.
                 *pool_time = (*pool_time).min(u64::from(seconds.saturating_sub(1)) * 1_000_000);
@@ -183,12 +196,4 @@ impl Exchange {
             Role::Agent { pool_time, .. } => pool_time,
         }
     }
-}
-
-/// Whether the request logs in with a scheme that authenticates the connection instead of the request: it must not
-/// serve another visitor afterwards (RFC 4559 6).
-fn logs_the_connection_in(head: &RequestHead<'_>) -> bool {
-    let value = head.get("authorization").unwrap_or_default();
-    let scheme = value.split(|b| b.is_ascii_whitespace()).next().unwrap_or_default();
-    scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
 }
