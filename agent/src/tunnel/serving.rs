@@ -21,6 +21,10 @@ use crate::session::Session;
 const TICK: Duration = Duration::from_secs(1);
 /// … and while an answer of one of them is outstanding.
 const TICK_PRESSING: Duration = Duration::from_millis(200);
+/// How long a further Link may wait for its welcome …
+const WELCOME: Duration = Duration::from_secs(GREETING_SECONDS);
+/// … and when all others are in doubt.
+const WELCOME_AT_LAST: Duration = Duration::from_secs(3);
 /// How long to wait for the Gateway's answer to `draining`.
 const DRAIN_ANSWER: Duration = Duration::from_secs(2);
 /// No Stream for this long after it, and none is coming.
@@ -59,11 +63,13 @@ impl Tunnel {
                 (mono, wall) = (Instant::now(), SystemTime::now());
                 let pressing = session.links.tick();
                 next_tick = now + if pressing { TICK_PRESSING } else { TICK };
+                // While no Link is sound, all depends on the next one.
+                let patience = if session.links.sound() > 0 { WELCOME } else { WELCOME_AT_LAST };
                 if let Some((link, since)) = &greeting
                     && joining
-                    && since.elapsed() >= Duration::from_secs(GREETING_SECONDS)
+                    && since.elapsed() >= patience
                 {
-                    link.close(&format!("no welcome within {GREETING_SECONDS} s"));
+                    link.close(&format!("no welcome within {} s", patience.as_secs()));
                 }
                 self.watch_logs(session);
             }

@@ -281,6 +281,7 @@ fn links_join_a_session_and_share_its_streams() {
     assert_eq!(second.expect_control("welcome")["session"], welcome["session"]);
     // Losing one Link costs its own Streams only, and the other one goes on.
     second.cut();
+    wait_lost(&gateway, 1);
     for n in 0..10 {
         let mut visitor = gateway.visitor("linked.test");
         visitor.ask("GET", &format!("/{n}"), &[]);
