@@ -6,10 +6,9 @@
 
 mod between;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::ring;
@@ -89,15 +88,7 @@ pub struct Ports {
 impl Ports {
     /// Free ones, below those that the kernel gives to outgoing connections.
     pub fn free() -> Ports {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let base = 12_000 + (std::process::id() % 1000) as u16 * 8;
-        let free = || loop {
-            let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000;
-            // For all addresses, as Caddy does.
-            if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
-                return port;
-            }
-        };
+        let free = machine::free_port;
         Ports { admin: free(), http: free(), https: free(), gateway: free(), other: free() }
     }
 

@@ -15,6 +15,8 @@ pub struct Authority {
 /// A certificate with its key, for a server.
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
+    /// The same as text.
+    certificate: String,
     key: KeyPair,
 }
 
@@ -55,7 +57,7 @@ impl Authority {
     fn sign(&self, params: CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &*self.issuer).expect("a certificate");
-        Identity { chain: vec![certificate.der().clone()], key }
+        Identity { chain: vec![certificate.der().clone()], certificate: certificate.pem(), key }
     }
 
     /// TLS settings of a client that trusts this authority only.
@@ -74,7 +76,12 @@ impl Identity {
     pub fn self_signed(names: &[&str]) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params(names).self_signed(&key).expect("a certificate");
-        Identity { chain: vec![certificate.der().clone()], key }
+        Identity { chain: vec![certificate.der().clone()], certificate: certificate.pem(), key }
+    }
+
+    /// The certificate and its key, as a file would hold them.
+    pub fn pem(&self) -> String {
+        format!("{}{}", self.certificate, self.key.serialize_pem())
     }
 
     /// TLS settings of a server with this certificate.

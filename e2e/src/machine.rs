@@ -2,8 +2,10 @@
 //! nothing may be left out without being noticed.
 
 use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The running test cannot do its work here. Says so where the test runner does not hide it.
 ///
@@ -15,6 +17,29 @@ pub fn lacks(what: &str) {
     // Not by a macro: their output is shown for failed tests only.
     writeln!(std::io::stderr(), "SKIPPED: {what}: {:?}", std::thread::current().name())
         .expect("standard error");
+}
+
+/// A program of somebody else's that a test needs; `package` is Debian's. Its path, or nothing, said as by [`lacks`].
+pub fn program(name: &str, package: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
+    if found.is_none() {
+        lacks(&format!("{name} is not installed (apt-get install {package})"));
+    }
+    found
+}
+
+/// A port that nobody listens at on any address, below those that the kernel gives to outgoing connections: for programs
+/// that cannot say which port they got.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 12_000 + (std::process::id() % 1000) as u16 * 8;
+    loop {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A real database of the earlier program, which is not part of this repository. `OCTOPORTY_ORIGINAL_DB` says where it

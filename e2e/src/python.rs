@@ -9,6 +9,13 @@ fn interpreter() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python/bin/python")
 }
 
+/// A command that runs a program which goes on for longer.
+pub fn command(program: &str) -> Command {
+    let mut command = Command::new(interpreter());
+    command.args(["-I", "-u", "-c", program]);
+    command
+}
+
 /// Runs a program with `input` at its standard input, and gives what it printed. Panics with what it complained of
 /// when it fails.
 pub fn run(program: &str, input: &[u8]) -> String {

@@ -105,6 +105,25 @@ impl Socket {
         drop(self.tcp.shutdown(Shutdown::Both));
     }
 
+    /// Sends bytes over TLS and, in the same packet, that no more come (RFC 8446 6.1), or these raw bytes instead. TCP
+    /// stays open in both directions.
+    pub fn send_last(&self, bytes: &[u8], instead: Option<&[u8]>) -> io::Result<()> {
+        let tls = self.tls.as_ref().expect("a connection with TLS");
+        let _sending = tls.sending.lock().expect("no thread panics while it holds this");
+        let mut out = Vec::new();
+        let mut connection = tls.connection.lock().expect("no thread panics while it holds this");
+        connection.writer().write_all(bytes)?;
+        if instead.is_none() {
+            connection.send_close_notify();
+        }
+        while connection.wants_write() {
+            connection.write_tls(&mut out)?;
+        }
+        drop(connection);
+        out.extend_from_slice(instead.unwrap_or_default());
+        (&*self.tcp).write_all(&out)
+    }
+
     /// Makes the connection end with `RST` once the last clone is dropped.
     pub fn abort_on_drop(&self) {
         SockRef::from(&*self.tcp).set_linger(Some(Duration::ZERO)).expect("linger");

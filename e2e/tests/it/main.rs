@@ -13,6 +13,7 @@
 //! | `errors` | what a visitor sees when something is down |
 //! | `tls` | certificates of upstreams and Gateways |
 //! | `pooled` | does what one visitor did on a service's connection stay away from the next? |
+//! | `tls_ends` | is the end of an answer over TLS seen, whoever's TLS it is? |
 //! | `original` | the earlier program's database under a real Agent |
 //! | `history` | what the Agent remembers of requests and connections, and backups of it |
 //! | `api` | the Operator's API and what follows from it |
@@ -65,5 +66,6 @@ mod service;
 mod smuggling;
 mod streaming;
 mod tls;
+mod tls_ends;
 mod trying;
 mod upgrade;
