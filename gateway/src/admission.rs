@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use shared::head::{Framing, RequestHead};
-use shared::hello::SUB_PROTOCOL;
+use shared::hello::{SUB_PROTOCOL, TUNNEL_PATH};
 use shared::monotime;
 use shared::secret::Secret;
 use shared::threads::lock;
 use tungstenite::handshake::derive_accept_key;
 
-use crate::answers::Answer;
+use crate::answers::{self, Answer};
 use crate::config::Config;
 
 /// Wrong keys from one address within a minute before it has to wait.
@@ -64,11 +64,7 @@ impl Admission {
                 "this origin may not open a tunnel (Gateway__AllowedOrigins)",
             ));
         }
-        let offered = head.fields.iter().filter(|f| f.name.eq_ignore_ascii_case("sec-websocket-protocol"));
-        let known = offered
-            .flat_map(|f| f.value.split(|b| *b == b','))
-            .any(|name| name.trim_ascii() == SUB_PROTOCOL.as_bytes());
-        if !known {
+        if !offers_our_protocol(head) {
             let text = format!("this Gateway speaks {SUB_PROTOCOL} only: update the older side");
             return Err(Answer::plain_fault(426, &text));
         }
@@ -136,6 +132,18 @@ impl Admission {
             failures.blocked_until = now + MINUTE;
         }
     }
+}
+
+/// Whether a request is an Agent's for a Link, and not a visitor's for a path that happens to have this name.
+pub(crate) fn asks_for_link(head: &RequestHead<'_>) -> bool {
+    answers::path(head.target) == TUNNEL_PATH && head.upgrade && offers_our_protocol(head)
+}
+
+fn offers_our_protocol(head: &RequestHead<'_>) -> bool {
+    let offered = head.fields.iter().filter(|f| f.name.eq_ignore_ascii_case("sec-websocket-protocol"));
+    offered
+        .flat_map(|f| f.value.split(|b| *b == b','))
+        .any(|name| name.trim_ascii() == SUB_PROTOCOL.as_bytes())
 }
 
 /// What counts as one address: of IPv6 the /64, which one household has whole.

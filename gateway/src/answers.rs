@@ -146,8 +146,8 @@ pub(crate) fn simple(core: &Core, head: &RequestHead<'_>, peer: IpAddr) -> Answe
             if ask::is_caddys(head, core.config.trusted_proxies.trusts(peer) || peer.is_loopback()) =>
         {
             let domain = ask::domain(head.target).unwrap_or_default();
-            let published = |host: &str| core.tunnels.is_published(host);
-            let (status, text) = core.caddy.may_have_certificate(&domain, published);
+            let ours = |host: &str| core.tunnels.is_published(host) || core.awaits(host);
+            let (status, text) = core.caddy.may_have_certificate(&domain, ours);
             Answer {
                 status,
                 message: text.to_owned(),

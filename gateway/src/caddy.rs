@@ -153,6 +153,8 @@ pub(crate) struct Table {
     /// Identity of the Agent.
     pub(crate) agent: String,
     pub(crate) rows: Vec<(MappingId, Hostname)>,
+    /// The names by which it calls the Gateway.
+    pub(crate) own: Vec<String>,
     /// Since when it has been away, microseconds of the process's clock; `None` while it is connected.
     pub(crate) lost: Option<u64>,
 }
@@ -342,13 +344,14 @@ impl Caddy {
         report
     }
 
-    /// Whether Caddy may get a certificate for `domain`: the answer's status and a word for people.
+    /// Whether Caddy may get a certificate for `domain`: the answer's status and a word for people. `is_ours` says whether
+    /// a name is published, or was and is waited for.
     pub(crate) fn may_have_certificate(
         &self,
         domain: &str,
-        is_mapped: impl Fn(&str) -> bool,
+        is_ours: impl Fn(&str) -> bool,
     ) -> (u16, &'static str) {
-        let (status, text) = ask::decide(domain, |name| is_mapped(name) || lock(&self.known).has(name));
+        let (status, text) = ask::decide(domain, is_ours);
         if status == 200 {
             self.counters.allowed.fetch_add(1, Relaxed);
         } else {

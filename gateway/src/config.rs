@@ -213,8 +213,8 @@ const SETTINGS: &[Setting] = &[
         "Gateway__StateDirectory",
         "A directory; empty for none",
         "",
-        "Where host names that were published lately are remembered, so that a restarted Gateway does not refuse them to \
-         Caddy while its Agents are still dialling.",
+        "Where host names that were published lately are remembered, so that a restarted Gateway refuses them neither to \
+         Caddy nor to visitors while its Agents are still dialling.",
     )
     .aliases(&["STATE_DIRECTORY"])
     .keep_empty()
@@ -245,7 +245,8 @@ const SETTINGS: &[Setting] = &[
         8,
         0,
         60,
-        "How long requests wait for an Agent that has just gone, instead of failing; 0 turns it off.",
+        "How long requests wait for an Agent that has just gone, or for all of them after a start of the Gateway, instead \
+         of failing; 0 turns it off.",
     ),
     Setting::number(
         "Gateway__HeartbeatIntervalSeconds",

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use shared::credit::Budget;
 use shared::frame::Side;
+use shared::head::RequestHead;
 use shared::hello::{RouteNews, ToAgent};
 use shared::link::Link;
 use shared::logging::Ring;
@@ -19,14 +20,14 @@ use shared::stop::Stop;
 use shared::threads::{self, lock};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::admission::Admission;
+use crate::admission::{self, Admission};
 use crate::caddy::{self, Caddy, reconcile};
 use crate::config::Config;
 use crate::desk::{self, Desk};
 use crate::ingress::{self, Ingress};
 use crate::logs::Feed;
 use crate::metrics;
-use crate::tunnels::{Counts, Session, TunnelSettings, Tunnels};
+use crate::tunnels::{Choice, Counts, Session, TunnelSettings, Tunnels};
 use crate::update::{self, Update};
 use crate::uplink::Uplink;
 use crate::visitor::Visitor;
@@ -86,6 +87,22 @@ impl Core {
     /// A label that is unique in this process and very likely elsewhere.
     pub(crate) fn next_request_id(&self) -> String {
         format!("{:08x}-{:06x}", self.request_prefix, self.request_count.fetch_add(1, Relaxed))
+    }
+
+    /// What to do with a request. After a restart the names of Agents that are still dialling are known from before;
+    /// whoever dials must get through on such a name as well, for it may be ours, under a wildcard.
+    pub(crate) fn choose(&self, head: &RequestHead<'_>) -> Choice {
+        match self.tunnels.choose(head.host.name()) {
+            Choice::Unknown if !admission::asks_for_link(head) && self.awaits(head.host.name()) => {
+                self.tunnels.choose_awaited()
+            }
+            choice => choice,
+        }
+    }
+
+    /// Whether a name (lower case) that nobody publishes is remembered of an Agent that has not sent its table.
+    pub(crate) fn awaits(&self, host: &str) -> bool {
+        !self.tunnels.is_own(host) && lock(&self.caddy.known).awaits(host, |agent| self.tunnels.told(agent))
     }
 
     /// A request waits for its Agent.

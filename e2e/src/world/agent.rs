@@ -60,6 +60,11 @@ impl Agent {
         self.api
     }
 
+    /// The settings it was started with.
+    pub fn settings(&self) -> Settings {
+        self.settings.clone()
+    }
+
     /// Its settings, with the port that it got: what its sub-commands are called with.
     pub fn environment(&self) -> Vec<(String, String)> {
         let mut settings = self.settings.clone();

@@ -28,6 +28,7 @@
 //! | `greeting`, `frames` | the tunnel's protocol, against peers that are played by hand |
 //! | `links` | dead, frozen, cut and slow links |
 //! | `robustness` | bounds, overload, signals, `kill -9` |
+//! | `restarts` | what visitors see while a daemon is started again |
 //! | `probe` | asking a target before it is saved, finding services |
 //! | `service` | readiness, watchdog and sockets of a service manager |
 //! | `description` | does the API do what it says of itself? |
@@ -61,6 +62,7 @@ mod metrics;
 mod original;
 mod pooled;
 mod probe;
+mod restarts;
 mod robustness;
 mod service;
 mod smuggling;

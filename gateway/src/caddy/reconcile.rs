@@ -21,7 +21,7 @@ use super::looks::Looks;
 use super::plan::{self, Plan, Refusal, Row, Wish};
 use super::servers::{self, NoServer};
 use super::view::{Outcome, status};
-use super::{Caddy, RouteState, State, Tables, Woken};
+use super::{Caddy, RouteState, State, Tables, Woken, known};
 use crate::config::CaddyMode;
 use crate::gateway::Core;
 
@@ -103,8 +103,13 @@ impl Reconciler {
             let hosts: HashSet<&str> = all.iter().map(|row| row.host.as_str()).collect();
             let new = hosts.iter().copied().filter(|host| !known.is_old(host));
             self.looks.note(&hosts, new);
-            let published = self.tables.values().flat_map(|(rows, _)| rows).map(|(_, host)| host.as_str());
-            known.publish(published);
+            let unwritten = known.publish(&tables.agents);
+            drop(known);
+            // Not under the lock, which the ingress takes: a disk may be slow.
+            if let Some(unwritten) = unwritten {
+                let result = unwritten.write();
+                lock(&caddy.known).wrote(result);
+            }
         }
         let mode = caddy.settings.mode;
         if mode == CaddyMode::Off {
@@ -126,7 +131,7 @@ impl Reconciler {
             self.refused.clear();
         }
         let outcome = match mode {
-            CaddyMode::Routes => self.routes_pass(caddy, rows.as_deref(), &tables.own),
+            CaddyMode::Routes => self.routes_pass(caddy, rows.as_deref(), tables),
             CaddyMode::Ask | CaddyMode::Off => self.ask_pass(caddy, rows.as_deref(), &tables.own),
         };
         let pause = if matches!(outcome.state, State::Ok | State::Pending) && outcome.error.is_none() {
@@ -175,8 +180,14 @@ impl Reconciler {
         (Some(all), next)
     }
 
-    fn routes_pass(&mut self, caddy: &Caddy, rows: Option<&[Row]>, own: &[String]) -> Outcome {
-        let keep = if monotime::micros() < ARRIVING { lock(&caddy.known).waiting() } else { HashSet::new() };
+    fn routes_pass(&mut self, caddy: &Caddy, rows: Option<&[Row]>, tables: &Tables) -> Outcome {
+        let own = tables.own.as_slice();
+        let told = |agent: Option<&str>| match agent {
+            Some(agent) => tables.agents.iter().any(|table| known::mark(&table.agent) == agent),
+            None => !tables.agents.is_empty(),
+        };
+        let arriving = monotime::micros() < ARRIVING;
+        let keep = if arriving { lock(&caddy.known).waiting(told) } else { HashSet::new() };
         let (mut stale, mut tries, mut doubted) = (0, 0, false);
         for _ in 0..MAX_ROUNDS {
             let (apps, etag) = match read(caddy, APPS) {

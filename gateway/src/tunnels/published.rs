@@ -13,7 +13,7 @@ use shared::monotime;
 use shared::threads::lock;
 
 use super::{Session, Tunnel, Tunnels};
-use crate::caddy::{Table, Tables};
+use crate::caddy::{Table, Tables, known};
 use crate::landing::Page;
 use crate::routes::Routes;
 
@@ -32,7 +32,7 @@ pub(crate) struct Target {
 pub(crate) enum Choice {
     /// Send it to this Session.
     Serve(Arc<Session>, MappingId, Arc<Requests>),
-    /// The Agent has been away for a moment: keep the request for a while.
+    /// The Agent has been away for a moment, or the Gateway has just been started: keep the request for a while.
     Hold,
     /// The Agent is away.
     Away,
@@ -155,8 +155,12 @@ impl Tunnels {
             let state = lock(&tunnel.state);
             tables.own.extend(state.own_hosts.iter().map(|host| host.to_ascii_lowercase()));
             if state.told {
-                let agent = tunnel.agent_id.clone();
-                tables.agents.push(Table { agent, rows: state.table.clone(), lost: state.lost });
+                tables.agents.push(Table {
+                    agent: tunnel.agent_id.clone(),
+                    rows: state.table.clone(),
+                    own: state.own_hosts.clone(),
+                    lost: state.lost,
+                });
             }
         }
         tables.own.sort();
@@ -167,6 +171,26 @@ impl Tunnels {
     /// Whether an Agent publishes a name (lower case), whether or not it is connected.
     pub(crate) fn is_published(&self, host: &str) -> bool {
         !self.routes().find(host).is_empty()
+    }
+
+    /// Whether a name (lower case) is the Gateway's own.
+    pub(crate) fn is_own(&self, host: &str) -> bool {
+        let fqdn = self.settings.fqdn.as_deref();
+        fqdn.is_some_and(|own| own.eq_ignore_ascii_case(host)) || self.routes().is_own(host)
+    }
+
+    /// Whether the Agent with this [`mark`](known::mark) has sent its table; `None`: whether any has.
+    pub(crate) fn told(&self, agent: Option<&str>) -> bool {
+        let meant = |tunnel: &Tunnel| agent.is_none_or(|agent| known::mark(&tunnel.agent_id) == agent);
+        lock(&self.tunnels).values().any(|tunnel| lock(&tunnel.state).told && meant(tunnel))
+    }
+
+    /// What to do with a request for a name that was published before the Gateway was started, by an Agent that has not
+    /// sent its table yet. It has as long as one that has just gone, and while one greets.
+    pub(crate) fn choose_awaited(&self) -> Choice {
+        let arriving = monotime::micros() < self.settings.hold_seconds * 1_000_000;
+        let greeting = || self.sessions().iter().any(|session| !session.configured.load(Relaxed));
+        if self.settings.hold_seconds > 0 && (arriving || greeting()) { Choice::Hold } else { Choice::Away }
     }
 
     /// Who serves a host name now. Among several Agents the one with the fewest Streams, in turn when equal.

@@ -173,7 +173,7 @@ impl Visitor {
             self.refuse(inner, context, head, Reason::Draining);
             return Begun::Used;
         }
-        match core.tunnels.choose(head.host.name()) {
+        match core.choose(head) {
             Choice::Serve(session, mapping, requests) => {
                 let mapping = *mapping.as_bytes();
                 match self.open(inner, context, head, session, (mapping, requests), now) {
@@ -332,6 +332,10 @@ impl Visitor {
         self.deadline.store(inner.hold_until, Relaxed);
         inner.phase = Phase::Held;
         self.core.note_held(self.token);
+        if !matches!(self.core.choose(head), Choice::Hold) {
+            // The Agent came between the choice and the note, and nobody would wake us.
+            self.core.poller.resume(self.token);
+        }
         Begun::Kept
     }
 
