@@ -147,7 +147,7 @@ fn offers_our_protocol(head: &RequestHead<'_>) -> bool {
 }
 
 /// What counts as one address: of IPv6 the /64, which one household has whole.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(ip) => IpAddr::from((u128::from(ip) >> 64 << 64).to_be_bytes()),

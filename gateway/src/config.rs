@@ -260,7 +260,9 @@ const SETTINGS: &[Setting] = &[
         10_000,
         16,
         1_000_000,
-        "Most connections at once; further ones wait to be accepted. The limit of open files must allow it.",
+        "Most connections with a request at once. Beyond it, those without a request are closed, then the slowest of the \
+         address that has most; one address may have a quarter, one of several Agents three quarters. Some more are kept \
+         for the tunnel and /health. The limit of open files must allow it.",
     ),
     Setting::number(
         "Gateway__MaxStreams",

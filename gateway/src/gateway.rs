@@ -27,6 +27,7 @@ use crate::desk::{self, Desk};
 use crate::ingress::{self, Ingress};
 use crate::logs::Feed;
 use crate::metrics;
+use crate::places::{Bounds, Queue, Seats};
 use crate::tunnels::{Choice, Counts, Session, TunnelSettings, Tunnels};
 use crate::update::{self, Update};
 use crate::uplink::Uplink;
@@ -63,8 +64,14 @@ pub(crate) struct Core {
     held_tokens: Mutex<Vec<usize>>,
     /// Where the ingress listens.
     address: SocketAddr,
-    /// Most connections at a time.
-    pub(crate) max_connections: usize,
+    /// Most connections and requests at a time.
+    pub(crate) bounds: Bounds,
+    /// Who has the places.
+    pub(crate) seats: Arc<Seats>,
+    /// Who gives way next.
+    pub(crate) queue: Mutex<Queue>,
+    /// When it was last said that there is not enough room, microseconds.
+    pub(crate) said_full: AtomicU64,
     draining: AtomicBool,
     /// The listener is closed.
     pub(crate) door_closed: AtomicBool,
@@ -209,11 +216,13 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
     listener.set_nonblocking(true)?;
     let poller = Poller::new()?;
     let descriptors = shared::os::raise_descriptor_limit();
-    let most =
+    let available =
         usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(16)).unwrap_or(usize::MAX);
-    if most < config.max_connections {
+    let bounds = Bounds::new(config.max_connections, available, config.max_streams);
+    if bounds.places < config.max_connections {
         log::warn!(
-            "the system allows {descriptors} descriptors: {most} connections at a time instead of {} (raise LimitNOFILE)",
+            "the system allows {descriptors} descriptors: {} connections at a time instead of {} (raise LimitNOFILE)",
+            bounds.places,
             config.max_connections
         );
     }
@@ -238,7 +247,10 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
         held: AtomicUsize::new(0),
         held_tokens: Mutex::default(),
         address,
-        max_connections: config.max_connections.min(most),
+        bounds,
+        seats: Arc::default(),
+        queue: Mutex::default(),
+        said_full: AtomicU64::new(0),
         draining: AtomicBool::new(false),
         door_closed: AtomicBool::new(false),
         ticked: AtomicU64::new(monotime::micros()),

@@ -1,16 +1,20 @@
 //! The ingress thread: accepts visitors, watches all their sockets, looks at deadlines.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use shared::monotime;
+use shared::os::is_shortage;
 use shared::outer::make_room;
 use shared::poll::{Poller, Ready, Watcher};
+use shared::threads::lock;
 
+use crate::admission::network;
 use crate::gateway::Core;
+use crate::places::{Seat, Standing, Want};
 use crate::visitor::{Context, SCRATCH, Visitor};
 
 /// Token of the listener.
@@ -23,6 +27,8 @@ pub(crate) const CLOSE: usize = usize::MAX - 4;
 pub(crate) const DRAIN: usize = usize::MAX - 3;
 /// Connections accepted before others get their turn.
 const ACCEPT_BATCH: usize = 64;
+/// That connections or places run out is said so often at most. Microseconds.
+const SAY_AGAIN: u64 = 60_000_000;
 
 /// What the thread owns.
 pub(crate) struct Ingress {
@@ -34,6 +40,65 @@ pub(crate) struct Ingress {
     short: bool,
     context: Context,
     scratch: Vec<u8>,
+}
+
+impl Core {
+    /// A place for a request of this visitor; `None`: there is none for him.
+    pub(crate) fn seat(&self, visitor: IpAddr, context: &mut Context) -> Option<Seat> {
+        // Where the address is a proxy's of our own, it is everybody's.
+        let bound = !self.config.trusted_proxies.trusts(visitor) && !visitor.is_loopback();
+        let per_address = self.bounds.per_address;
+        let Some(seat) = self.seats.take(network(visitor), bound.then_some(per_address)) else {
+            self.say(|| format!("{visitor} has {per_address} requests under way, and gets no more places"));
+            return None;
+        };
+        let enough = self.seats.taken() + self.held.load(Relaxed) <= self.bounds.places;
+        (enough || self.make_room(Want::Place, context)).then_some(seat)
+    }
+
+    /// Most Streams of one Agent.
+    pub(crate) fn most_streams(&self) -> usize {
+        if self.tunnels.are_several() { self.bounds.per_agent } else { self.tunnels.max_streams() }
+    }
+
+    /// Has a connection give way to another. Only the ingress thread comes here, perhaps with a visitor's lock held, so
+    /// others' locks are only tried.
+    fn make_room(&self, want: Want, context: &mut Context) -> bool {
+        let look = || {
+            let all = self.visitors.all();
+            all.iter().filter_map(|visitor| Some((visitor.token, visitor.standing()?))).collect()
+        };
+        let mut queue = lock(&self.queue);
+        while let Some((token, standing)) = queue.next(want, monotime::micros(), look) {
+            let Some(visitor) = self.visitors.get(token) else { continue };
+            if !visitor.give_way(&standing, context) {
+                continue;
+            }
+            log::debug!("a connection gave way to another: {standing:?}");
+            let most = self.bounds.places;
+            self.say(|| {
+                let what = match (want, &standing) {
+                    (Want::Place, Standing::Busy(busy)) => {
+                        format!("requests; the slowest of {} is cut off", busy.network)
+                    }
+                    _ => "connections; those without a request are closed".into(),
+                };
+                format!("there are no more than {most} {what} (Gateway__MaxConnections)")
+            });
+            return true;
+        }
+        false
+    }
+
+    /// Says that there is not enough room, now and then.
+    fn say(&self, what: impl FnOnce() -> String) {
+        let now = monotime::micros();
+        let last = self.said_full.load(Relaxed);
+        if last == 0 || now.saturating_sub(last) >= SAY_AGAIN {
+            self.said_full.store(now, Relaxed);
+            log::warn!("{}", what());
+        }
+    }
 }
 
 impl Ingress {
@@ -63,13 +128,28 @@ impl Ingress {
 
     fn accept(&mut self) {
         let Some(listener) = &self.listener else { return };
+        let bounds = &self.core.bounds;
+        let mut crowded = 0;
         for _ in 0..ACCEPT_BATCH {
-            if !self.acceptable || self.core.visitors.len() >= self.core.max_connections {
+            if !self.acceptable {
                 return;
+            }
+            if self.core.visitors.len() >= bounds.places {
+                // What the new ones want must be looked at before they are taken for silent ones.
+                crowded += 1;
+                if crowded > bounds.spare / 2 {
+                    break;
+                }
             }
             match listener.accept() {
                 Ok((socket, peer)) => {
                     self.short = false;
+                    if self.core.visitors.len() >= bounds.connections()
+                        && !self.core.make_room(Want::Connection, &mut self.context)
+                    {
+                        log::debug!("{peer}: no room for another connection");
+                        continue;
+                    }
                     if let Err(e) = self.take(socket, peer.ip().to_canonical()) {
                         log::debug!("{peer}: connection lost while it was accepted: {e}");
                     }
@@ -79,8 +159,9 @@ impl Ingress {
                 Err(e)
                     if e.kind() == io::ErrorKind::Interrupted
                         || e.kind() == io::ErrorKind::ConnectionAborted => {}
+                // Out of descriptors or memory: what is served stays served; the sweep tries again.
+                Err(e) if is_shortage(&e) && self.core.make_room(Want::Connection, &mut self.context) => {}
                 Err(e) => {
-                    // Out of descriptors or memory: what is served stays served; the sweep tries again.
                     if !std::mem::replace(&mut self.short, true) {
                         log::warn!("cannot accept connections for the moment: {e}");
                     }
@@ -92,7 +173,7 @@ impl Ingress {
         self.core.poller.resume(LISTENER);
     }
 
-    fn take(&self, socket: std::net::TcpStream, peer: std::net::IpAddr) -> io::Result<()> {
+    fn take(&self, socket: std::net::TcpStream, peer: IpAddr) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         let core = &self.core;

@@ -1,7 +1,7 @@
 //! The public daemon: visitors come in here and are handed to the Agent that serves their host name.
 //!
 //! In reading order: `config` (settings), `gateway` (what is shared, start and stop), `ingress` (the thread that
-//! watches visitors' sockets), `visitor` (one connection), `routes` and `tunnels` (which Agent serves it), `uplink`
+//! watches visitors' sockets), `visitor` (one connection), `places` (who goes when there are too many), `routes` and `tunnels` (which Agent serves it), `uplink`
 //! (what Agents send) with `questions`, `desk` and `logs` (what they ask), `admission` (who may be an Agent), `answers`
 //! and `landing` (pages of the Gateway's own), `caddy` (the web server in front), `cli` (sub-commands).
 
@@ -17,6 +17,7 @@ mod landing;
 mod logs;
 mod metrics;
 mod own;
+mod places;
 mod questions;
 mod routes;
 mod tunnels;

@@ -42,7 +42,7 @@ pub(crate) fn page(core: &Core) -> String {
         "Open connections of visitors.",
         core.visitors.len(),
     );
-    let most = core.max_connections;
+    let most = core.bounds.places;
     page.one("octoporty_visitor_connections_limit", Kind::Gauge, "Most connections at a time.", most);
     let held = core.held.load(Relaxed);
     page.one(

@@ -80,6 +80,8 @@ pub(crate) struct Tunnels {
     sessions_made: AtomicU64,
     links_made: AtomicU64,
     turn: AtomicUsize,
+    /// Agents that publish anything, connected or not.
+    publishing: AtomicUsize,
     draining: AtomicBool,
     /// Counters by mapping.
     requests: Registry,
@@ -116,6 +118,7 @@ impl Tunnels {
             sessions_made: AtomicU64::new(0),
             links_made: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
+            publishing: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             requests: Registry::default(),
         }
@@ -259,6 +262,11 @@ impl Tunnels {
     /// Most Streams of one Session.
     pub(crate) fn max_streams(&self) -> usize {
         self.settings.max_streams
+    }
+
+    /// Whether more than one Agent publishes anything.
+    pub(crate) fn are_several(&self) -> bool {
+        self.publishing.load(Relaxed) > 1
     }
 }
 

@@ -14,6 +14,7 @@ mod endpoint;
 mod exchange;
 mod request;
 mod response;
+mod standing;
 
 use std::io;
 use std::net::{IpAddr, Shutdown, TcpStream};

@@ -89,3 +89,8 @@ pub fn can_write(directory: &Path) -> bool {
     // SAFETY: `path` is a string that ends with NUL and lives during the call, which only reads it.
     directory.is_dir() && unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) } == 0
 }
+/// Whether a call failed because the process or the machine has no more descriptors or memory.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let short = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|code| short.contains(&code))
+}

@@ -27,6 +27,7 @@
 //! | `trying` | do the endpoints for trying the tunnel tell the truth? |
 //! | `greeting`, `frames` | the tunnel's protocol, against peers that are played by hand |
 //! | `links` | dead, frozen, cut and slow links |
+//! | `places` | who gets in when strangers take every place? |
 //! | `robustness` | bounds, overload, signals, `kill -9` |
 //! | `restarts` | what visitors see while a daemon is started again |
 //! | `probe` | asking a target before it is saved, finding services |
@@ -60,6 +61,7 @@ mod links;
 mod many;
 mod metrics;
 mod original;
+mod places;
 mod pooled;
 mod probe;
 mod restarts;

@@ -129,8 +129,10 @@ impl Tunnels {
         // Held while the new table is put in place, so that of two changes the later one stays.
         let tunnels = lock(&self.tunnels);
         self.settings.fqdn.iter().for_each(|host| routes.reserve(host));
+        let mut publishing = 0;
         for tunnel in tunnels.values() {
             let state = lock(&tunnel.state);
+            publishing += usize::from(!state.table.is_empty());
             state.own_hosts.iter().for_each(|host| routes.reserve(host));
             for (mapping, host) in &state.table {
                 ids.insert(*mapping);
@@ -139,6 +141,7 @@ impl Tunnels {
             }
         }
         self.requests.keep(&ids);
+        self.publishing.store(publishing, Relaxed);
         let mut place = self.routes.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         *place = Arc::new(routes);
     }

@@ -13,6 +13,7 @@ use shared::reason::Reason;
 use shared::spread::Spread;
 
 use super::{Context, Visitor};
+use crate::places::Seat;
 use crate::tunnels::Session;
 
 /// What is known of it.
@@ -35,6 +36,8 @@ pub(super) struct Ongoing {
     pub(super) heavy: bool,
     /// The counters of its mapping.
     pub(super) requests: Arc<Requests>,
+    /// Its place among all requests; `None`: it had to give way, and only its answer is still to be sent.
+    pub(super) seat: Option<Seat>,
 }
 
 impl Ongoing {

@@ -262,10 +262,11 @@ impl Visitor {
         if core.budget.level() == Level::Full || link.unsent() > 4 * 1024 * 1024 {
             return Err(NoStream::Full);
         }
-        let number = session.streams.open(Arc::clone(self), core.tunnels.max_streams())?;
-        link.stream_begins();
         let request_id = core.next_request_id();
         let visitor = forwarded::visitor(&core.config.trusted_proxies, self.peer, head, &request_id);
+        let seat = core.seat(visitor.address(), context).ok_or(NoStream::Full)?;
+        let number = session.streams.open(Arc::clone(self), core.most_streams())?;
+        link.stream_begins();
         let mut bytes = Vec::with_capacity(1024);
         head::write_tunnel_request(head, &visitor.extra(), &mut bytes);
         let address = visitor.address().to_string();
@@ -295,6 +296,7 @@ impl Visitor {
             wants_html: answers::wants_html(head),
             heavy: false,
             requests,
+            seat: Some(seat),
             visitor: address,
             label: head.visitor_label().map_or_else(String::new, |label| format!(" [{label}]")),
             request_id,
@@ -321,7 +323,8 @@ impl Visitor {
         if inner.hold_until == 0 {
             inner.hold_until = now + self.core.config.hold_seconds * 1_000_000;
         }
-        let room = now < inner.hold_until && self.core.held.fetch_add(1, Relaxed) < MAX_HELD;
+        let most = MAX_HELD.min(self.core.bounds.places.saturating_sub(self.core.seats.taken()));
+        let room = now < inner.hold_until && self.core.held.fetch_add(1, Relaxed) < most;
         if !room {
             if now < inner.hold_until {
                 self.core.held.fetch_sub(1, Relaxed);
