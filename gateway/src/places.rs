@@ -24,10 +24,9 @@ use shared::threads::lock;
 
 /// A request is not slow before it has lasted this long. Microseconds, like all below.
 const SLOW_AFTER: u64 = 5_000_000;
-/// Looking at all connections costs about this much for each of them, ...
-const LOOK_COST: u64 = 1;
-/// ... and not more than one part in so many of a thread's time is spent on that for requests that find no place.
-const LOOK_SHARE: u64 = 20;
+/// After a look at all connections it takes this long for each of them until another is worth it. A look costs a tenth of
+/// that.
+const LOOK_AGAIN: u64 = 2;
 /// An address may always have this many places, however few there are: a browser asks for as much at once.
 const ADDRESS_LEAST: usize = 16;
 /// Bounds of the spare room.
@@ -149,14 +148,18 @@ impl Queue {
         now: u64,
         look: impl FnOnce() -> Vec<(usize, Standing)>,
     ) -> Option<(usize, Standing)> {
-        let empty = match want {
+        let due = now >= self.next_look;
+        let look_again = match (want, self.light.front()) {
             // There are as many as the spare room is large, so looking pays.
-            Want::Connection => self.light.is_empty(),
-            Want::Place => self.busy.is_empty() && now >= self.next_look,
+            (Want::Connection, None) => true,
+            (Want::Connection, Some((_, Standing::Unfinished(_)))) => false,
+            // Others may have come since that should go first.
+            (Want::Connection, Some(_)) => due,
+            (Want::Place, _) => due && self.busy.is_empty(),
         };
-        if empty {
+        if look_again {
             let all = look();
-            self.next_look = now + all.len() as u64 * LOOK_COST * LOOK_SHARE;
+            self.next_look = now + all.len() as u64 * LOOK_AGAIN;
             (self.light, self.busy) = order(all, now);
         }
         match want {
@@ -320,8 +323,18 @@ mod tests {
             assert!(queue.next(Want::Place, now, look).is_none());
             looks
         };
-        assert_eq!((ask(NOW), ask(NOW + 1), ask(NOW + 19_999)), (1, 1, 1));
-        assert_eq!(ask(NOW + 20_000), 2);
+        assert_eq!((ask(NOW), ask(NOW + 1), ask(NOW + 1_999)), (1, 1, 1));
+        assert_eq!(ask(NOW + 2_000), 2);
+    }
+
+    #[test]
+    fn idle_connections_stay_while_there_are_silent_ones_that_came_later() {
+        let mut queue = Queue::default();
+        let first = || vec![(0, Standing::Unfinished(1)), (1, Standing::Idle(1))];
+        let later = || vec![(1, Standing::Idle(1)), (2, Standing::Unfinished(2))];
+        let token = |found: Option<(usize, Standing)>| found.map(|(token, _)| token);
+        assert_eq!(token(queue.next(Want::Connection, NOW, first)), Some(0));
+        assert_eq!(token(queue.next(Want::Connection, NOW + 1_000, later)), Some(2));
     }
 
     #[test]
