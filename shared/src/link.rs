@@ -142,6 +142,7 @@ impl Link {
                 rest: Vec::new(),
                 schedule: Schedule::new(),
                 waiting: VecDeque::new(),
+                waiting_first: VecDeque::new(),
                 closed: false,
             }),
             writer: Condvar::new(),
@@ -311,7 +312,8 @@ impl Link {
         if self.why.set(why.to_owned()).is_ok() {
             let mut sending = lock(&self.sending);
             sending.closed = true;
-            let waiting: Vec<usize> = sending.waiting.drain(..).map(|(_, token)| token).collect();
+            let mut waiting: Vec<usize> = sending.waiting.drain(..).map(|(_, token)| token).collect();
+            waiting.extend(sending.waiting_first.drain(..).map(|(_, token)| token));
             sending.out = Vec::new();
             sending.rest = Vec::new();
             sending.schedule = Schedule::new();

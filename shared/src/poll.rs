@@ -43,6 +43,10 @@ pub trait Watcher {
     fn busy(&self) -> bool;
 }
 
+/// Most bytes that a handler takes from one socket before it lets others have their turn: it then has itself
+/// [resumed](Handle::resume).
+pub const TURN: usize = 256 * 1024;
+
 /// How often deadlines are looked at.
 pub const SWEEP: Duration = Duration::from_millis(500);
 

@@ -69,6 +69,11 @@ impl Spread {
         None
     }
 
+    /// Whether the head of an answer may be read. If not, `token` is resumed when it may.
+    pub fn room_for_head(&self, token: usize) -> bool {
+        self.home.room_for_first_or_wait(self.stream, token)
+    }
+
     /// The next bytes go to this place; true if that is not home.
     pub fn goes_to(&mut self, place: &Place) -> bool {
         let away = !Arc::ptr_eq(&place.link, &self.home);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use shared::exchange::Wants;
 use shared::monotime;
 use shared::outbox::Outbox;
+use shared::poll::TURN;
 use shared::spread::Place;
 use socket2::{SockRef, TcpKeepalive};
 
@@ -16,13 +17,19 @@ use super::{Context, Inner, Phase, Upstream};
 impl Upstream {
     /// Reads and uses input until there is none, or none is wanted.
     pub(super) fn drive(self: &Arc<Self>, inner: &mut Inner, context: &mut Context, scratch: &mut [u8]) {
+        let mut turn = TURN;
         loop {
+            if turn == 0 {
+                // Others first; then go on.
+                return self.core.poller.resume(self.token);
+            }
             let (mut place, mut wants) = (None, Wants::Nothing);
             let wanted = match (&inner.phase, &inner.ongoing) {
                 (Phase::Exchange, Some(o)) => {
                     wants = o.exchange.wants();
                     match wants {
                         Wants::Nothing => 0,
+                        Wants::Head if !o.spread.room_for_head(self.token) => 0,
                         Wants::Head => scratch.len(),
                         Wants::Body if o.exchange.credit() == 0 => 0,
                         Wants::Body => {
@@ -43,6 +50,7 @@ impl Upstream {
                 let mut input = std::mem::take(&mut inner.pending);
                 // Where the exchange may end, so that it sees whether more came than the answer.
                 inner.pending = input.split_off(wanted.min(input.len()));
+                turn = turn.saturating_sub(input.len());
                 let used = self.consume(inner, context, place.as_ref(), &input);
                 if inner.ongoing.is_some() {
                     input.drain(..used);
@@ -62,6 +70,7 @@ impl Upstream {
                     self.end_of_input(inner, context);
                 }
                 Ok(n) => {
+                    turn = turn.saturating_sub(n);
                     inner.readable = n == wanted || inner.closing || wire.has_decrypted();
                     self.input(inner, context, place.as_ref(), &scratch[..n]);
                 }

@@ -12,7 +12,7 @@ use socket2::SockRef;
 use super::{LATER_DROPPED, Link, SEND_TIMEOUT, SENT};
 use crate::frame::{self, Frame, HEADER, MAX_CONTROL_PART, MAX_DATA};
 use crate::monotime;
-use crate::schedule::Schedule;
+use crate::schedule::{MAX_LATER, Overflow, Schedule};
 use crate::threads::lock;
 use crate::ws;
 
@@ -20,10 +20,6 @@ use crate::ws;
 const BATCH: usize = 64 * 1024;
 /// Sends by one sender before the writer thread takes over: a sender is somebody's reader and has other work.
 const BATCHES: usize = 4;
-/// Control bytes waiting beyond which the peer evidently does not read.
-const MAX_CONTROL_QUEUED: usize = 16 * 1024 * 1024;
-/// Bytes that may wait for everything else.
-const MAX_LATER_QUEUED: usize = 16 * 1024 * 1024;
 /// A write that took this long has waited for room, microseconds.
 const WAITED: u64 = 10_000;
 /// Waiting sources looked at per batch.
@@ -49,6 +45,8 @@ pub(super) struct Sending {
     pub(super) schedule: Schedule,
     /// Sources that wait for room: Stream and the token to resume.
     pub(super) waiting: VecDeque<(u32, usize)>,
+    /// Those that wait until the head of an answer may be read.
+    pub(super) waiting_first: VecDeque<(u32, usize)>,
     pub(super) closed: bool,
 }
 
@@ -115,6 +113,10 @@ fn next_batch(sending: &mut Sending, masked: bool) -> (Batch, Vec<usize>) {
             }
         }
     }
+    if sending.schedule.room_for_first() {
+        let some = sending.waiting_first.len().min(WAITERS_PER_BATCH);
+        wake.extend(sending.waiting_first.drain(..some).map(|(_, token)| token));
+    }
     (Batch::Clear(std::mem::take(&mut sending.out)), wake)
 }
 
@@ -130,10 +132,8 @@ impl Link {
         if sending.closed {
             return;
         }
-        for frame in frames {
-            sending.schedule.push_control(frame);
-        }
-        self.check_control(sending);
+        let pushed = frames.into_iter().try_for_each(|frame| sending.schedule.push_control(frame));
+        self.check(sending, pushed);
     }
 
     /// Queues a control message that may wait for everything else, in parts if it is long. `false`: there is no room
@@ -141,16 +141,17 @@ impl Link {
     pub fn later(&self, json: &[u8]) -> bool {
         let mut frames = control_frames(json, MAX_DATA, true);
         let mut sending = lock(&self.sending);
-        if sending.closed || sending.schedule.later_bytes() + json.len() > MAX_LATER_QUEUED {
+        // All of its parts or none.
+        let bytes: usize = frames.iter().map(Vec::len).sum();
+        if sending.closed || sending.schedule.later_bytes() + bytes > MAX_LATER {
             LATER_DROPPED.add(1);
             return false;
         }
         if frames.len() == 1 && sending.fast() {
             ws::append_binary(&mut sending.out, self.masked(), &[&frames.remove(0)]);
-        } else {
-            frames.into_iter().for_each(|frame| sending.schedule.push_later(frame));
+            return true;
         }
-        true
+        frames.into_iter().try_for_each(|frame| sending.schedule.push_later(frame)).is_ok()
     }
 
     /// Bytes queued that may wait for everything else.
@@ -174,17 +175,17 @@ impl Link {
         let mut sending = lock(&self.sending);
         if sending.fast() {
             ws::append_binary(&mut sending.out, self.masked(), &[&bytes]);
-        } else {
-            sending.schedule.push_control(bytes);
-            self.check_control(sending);
+        } else if !sending.closed {
+            let pushed = sending.schedule.push_control(bytes);
+            self.check(sending, pushed);
         }
     }
 
-    fn check_control(&self, sending: MutexGuard<'_, Sending>) {
-        let too_much = sending.schedule.control_bytes() > MAX_CONTROL_QUEUED;
+    /// Ends the Link if more waits than may.
+    fn check(&self, sending: MutexGuard<'_, Sending>, pushed: Result<(), Overflow>) {
         drop(sending);
-        if too_much {
-            self.close("the peer does not read what it is sent");
+        if let Err(overflow) = pushed {
+            self.close(&overflow.to_string());
         }
     }
 
@@ -205,7 +206,8 @@ impl Link {
         if sending.fast() {
             ws::append_binary(&mut sending.out, self.masked(), &[&bytes]);
         } else if !sending.closed {
-            sending.schedule.push(stream, bytes, first);
+            let pushed = sending.schedule.push(stream, bytes, first);
+            self.check(sending, pushed);
         }
     }
 
@@ -214,17 +216,26 @@ impl Link {
     pub fn data(&self, stream: u32, bytes: &[u8], end: bool, mut at: Option<u64>) {
         let mut sending = lock(&self.sending);
         let mut pieces = bytes.chunks(MAX_DATA).peekable();
+        let mut pushed = Ok(());
         if bytes.is_empty() && end {
-            self.piece(&mut sending, stream, b"", true, at);
+            pushed = self.piece(&mut sending, stream, b"", true, at);
         }
         while let Some(piece) = pieces.next() {
             let end = end && pieces.peek().is_none();
-            self.piece(&mut sending, stream, piece, end, at);
+            pushed = pushed.and(self.piece(&mut sending, stream, piece, end, at));
             at = at.map(|at| at + piece.len() as u64);
         }
+        self.check(sending, pushed);
     }
 
-    fn piece(&self, sending: &mut Sending, stream: u32, bytes: &[u8], end: bool, at: Option<u64>) {
+    fn piece(
+        &self,
+        sending: &mut Sending,
+        stream: u32,
+        bytes: &[u8],
+        end: bool,
+        at: Option<u64>,
+    ) -> Result<(), Overflow> {
         let prefix = frame::data_prefix(stream, end, at);
         if sending.fast() {
             ws::append_binary(&mut sending.out, self.masked(), &[prefix.as_ref(), bytes]);
@@ -232,8 +243,9 @@ impl Link {
             let mut frame = Vec::with_capacity(prefix.as_ref().len() + bytes.len());
             frame.extend_from_slice(prefix.as_ref());
             frame.extend_from_slice(bytes);
-            sending.schedule.push(stream, frame, false);
+            return sending.schedule.push(stream, frame, false);
         }
+        Ok(())
     }
 
     /// Queues a `Reset` and drops what the Stream had queued.
@@ -242,10 +254,12 @@ impl Link {
         frame.encode(&mut bytes);
         let mut sending = lock(&self.sending);
         sending.waiting.retain(|(s, _)| *s != stream);
+        sending.waiting_first.retain(|(s, _)| *s != stream);
         if sending.fast() {
             ws::append_binary(&mut sending.out, self.masked(), &[&bytes]);
         } else if !sending.closed {
-            sending.schedule.reset(stream, bytes);
+            let pushed = sending.schedule.reset(stream, bytes);
+            self.check(sending, pushed);
         }
     }
 
@@ -271,6 +285,20 @@ impl Link {
             sending.waiting.push_back((stream, token));
         }
         0
+    }
+
+    /// Whether the head of an answer may be read now, to be queued as a first Frame. If not, the poller is asked to resume
+    /// `token` when it may.
+    pub fn room_for_first_or_wait(&self, stream: u32, token: usize) -> bool {
+        let mut sending = lock(&self.sending);
+        if sending.closed || sending.schedule.room_for_first() {
+            // What becomes of a closed Link's Streams is decided when its end is handled.
+            return !sending.closed;
+        }
+        if !sending.waiting_first.iter().any(|(s, _)| *s == stream) {
+            sending.waiting_first.push_back((stream, token));
+        }
+        false
     }
 
     /// Sends what is queued, as far as the socket takes it now; the rest is left to the writer thread. Never waits.
