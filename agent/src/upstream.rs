@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use shared::carrier::Done;
-use shared::credit::{Held, Level};
+use shared::credit::{Held, Holding, Level};
 use shared::exchange::{Line, Next};
 use shared::frame::Frame;
 use shared::link::Link;
@@ -93,8 +93,10 @@ impl Outer for Upstream {
         self.write(&mut inner, context);
     }
 
-    fn stalled(&self) -> (usize, u64) {
-        lock(&self.inner).held.stalled()
+    fn holding(&self) -> Holding {
+        let inner = lock(&self.inner);
+        let window = inner.ongoing.as_ref().map(|ongoing| ongoing.exchange.window() as usize);
+        inner.held.holding(window)
     }
 
     fn evict(self: &Arc<Self>, context: &mut Context) {
@@ -155,12 +157,14 @@ impl Upstream {
             self.write(&mut inner, context);
         }
         self.drive(&mut inner, context, scratch);
+        self.account(&mut inner);
     }
 
     /// The poller's thread: something that it waited for may have come.
     pub(crate) fn resume(self: &Arc<Self>, context: &mut Context, scratch: &mut [u8]) {
         let mut inner = lock(&self.inner);
         self.drive(&mut inner, context, scratch);
+        self.account(&mut inner);
     }
 
     /// A Link's reader: a Frame for this Stream.
@@ -307,12 +311,8 @@ impl Upstream {
 
     /// Accounts for what the socket took, and goes on with what waited for it.
     fn wrote(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
-        let early = inner.ongoing.as_ref().map_or(0, |ongoing| ongoing.exchange.early());
-        let waiting = inner.outbox.len();
-        let budget = &self.core.budget;
-        if inner.held.set(waiting + early, budget, monotime::micros) {
-            self.core.over_budget();
-        }
+        self.account(inner);
+        let (waiting, budget) = (inner.outbox.len(), &self.core.budget);
         let Some(ongoing) = &mut inner.ongoing else { return };
         let (home, window) = (Arc::clone(ongoing.spread.home()), ongoing.exchange.window());
         let line = || Line { rtt: home.base_rtt(), may_grow: budget.level() < Level::Stop };
@@ -322,6 +322,16 @@ impl Upstream {
             home.note_window(exchange.window());
         }
         self.proceed(inner, context);
+    }
+
+    /// Tells the budget what is held for this connection: what waits for it, and what of its own waits for more, or for a
+    /// place on a Link.
+    fn account(&self, inner: &mut Inner) {
+        let early = inner.ongoing.as_ref().map_or(0, |ongoing| ongoing.exchange.early());
+        let bytes = inner.outbox.len() + early + inner.pending.capacity();
+        if inner.held.set(bytes, &self.core.budget, monotime::micros) {
+            self.core.over_budget();
+        }
     }
 
     /// The answer is complete.

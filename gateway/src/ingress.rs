@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use shared::credit::Level;
 use shared::monotime;
 use shared::os::is_shortage;
 use shared::outer::make_room;
@@ -187,6 +188,10 @@ impl Ingress {
 
     /// Runs what concerns one visitor; a panic in it ends his connection only.
     fn guarded(&mut self, token: usize, run: impl FnOnce(&Arc<Visitor>, &mut Context, &mut [u8])) {
+        if self.core.budget.level() == Level::Full {
+            // At once: what comes now must not be refused for what others hold.
+            make_room(&self.core.budget, || self.core.visitors.all(), &mut self.context);
+        }
         let Some(visitor) = self.core.visitors.get(token) else { return };
         let (context, scratch) = (&mut self.context, &mut self.scratch);
         let outcome = catch_unwind(AssertUnwindSafe(|| run(&visitor, &mut *context, scratch)));

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shared::credit::{Held, Level};
+use shared::credit::{Held, Holding, Level};
 use shared::exchange::{Line, Wants};
 use shared::head::{self, Framing, RequestHead};
 use shared::monotime;
@@ -72,7 +72,7 @@ struct Inner {
     /// The kernel said that the visitor closed at least his sending half.
     closing: bool,
     outbox: Outbox,
-    /// Bytes that wait for the visitor, as the budget knows.
+    /// Bytes that wait for the visitor, and bytes of his that wait for more, as the budget knows.
     held: Held,
     after: After,
     /// When the request began.
@@ -110,8 +110,13 @@ impl Outer for Visitor {
         self.write(&mut inner, context);
     }
 
-    fn stalled(&self) -> (usize, u64) {
-        lock(&self.inner).held.stalled()
+    fn holding(&self) -> Holding {
+        let inner = lock(&self.inner);
+        let window = match &inner.phase {
+            Phase::Exchange(ongoing) => Some(ongoing.exchange.window() as usize),
+            _ => None,
+        };
+        inner.held.holding(window)
     }
 
     fn evict(self: &Arc<Self>, context: &mut Context) {
@@ -178,6 +183,7 @@ impl Visitor {
             self.write(&mut inner, context);
         }
         self.drive(&mut inner, context, scratch);
+        self.account(&mut inner);
         self.notice_end(&mut inner, context);
     }
 
@@ -190,6 +196,7 @@ impl Visitor {
             self.core.held.fetch_sub(1, Relaxed);
         }
         self.drive(&mut inner, context, scratch);
+        self.account(&mut inner);
         self.notice_end(&mut inner, context);
     }
 
@@ -266,15 +273,8 @@ impl Visitor {
 
     /// Accounts for what the socket took, and goes on with what waited for it.
     fn wrote(self: &Arc<Self>, inner: &mut Inner, context: &mut Context) {
-        let early = match &inner.phase {
-            Phase::Exchange(ongoing) => ongoing.exchange.early(),
-            _ => 0,
-        };
-        let waiting = inner.outbox.len();
-        let budget = &self.core.budget;
-        if inner.held.set(waiting + early, budget, monotime::micros) {
-            self.core.over_budget();
-        }
+        self.account(inner);
+        let (waiting, budget) = (inner.outbox.len(), &self.core.budget);
         if let Phase::Exchange(ongoing) = &mut inner.phase {
             let (home, window) = (Arc::clone(ongoing.spread.home()), ongoing.exchange.window());
             let line = || Line { rtt: home.base_rtt(), may_grow: budget.level() < Level::Stop };
@@ -295,6 +295,14 @@ impl Visitor {
             // The next request waited for this answer to be sent.
             inner.tried = usize::MAX;
             self.core.poller.resume(self.token);
+        }
+    }
+
+    /// Tells the budget what is held for this connection.
+    fn account(&self, inner: &mut Inner) {
+        let bytes = inner.outbox.len() + inner.kept();
+        if inner.held.set(bytes, &self.core.budget, monotime::micros) {
+            self.core.over_budget();
         }
     }
 
@@ -440,6 +448,17 @@ impl Visitor {
 }
 
 impl Inner {
+    /// Bytes that wait for something else than the visitor's socket: for the rest of a head, for their turn, for a place
+    /// on a Link.
+    fn kept(&self) -> usize {
+        let more = match &self.phase {
+            Phase::Exchange(ongoing) => ongoing.exchange.early(),
+            Phase::Own(request) => request.kept(),
+            _ => 0,
+        };
+        self.pending.capacity() + more
+    }
+
     /// The exchange, if it is still the one of this Stream and open.
     fn ongoing(&mut self, stream: u32) -> Option<&mut Ongoing> {
         match &mut self.phase {

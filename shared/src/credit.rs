@@ -127,7 +127,7 @@ pub enum Level {
     Tight,
     /// Above three quarters: windows stop growing.
     Stop,
-    /// Nothing left: new Streams are refused, and the Stream that has stalled longest must go.
+    /// Nothing left: new Streams are refused, and whoever holds most above his window must go, or has stalled longest.
     Full,
 }
 
@@ -191,7 +191,21 @@ impl Budget {
     }
 }
 
-/// What one outer socket has of the [`Budget`]: bytes that wait for it.
+/// Heads that may wait beside the bytes of a window: an answer's, and the interim ones before it.
+const BESIDE_WINDOW: usize = 128 * 1024;
+
+/// What an outer socket holds, for the choice of who must go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holding {
+    /// Bytes that wait.
+    pub bytes: usize,
+    /// Of these, more than its Stream may have waiting; all, if it has none.
+    pub above: usize,
+    /// Since when the socket has taken none, microseconds.
+    pub since: u64,
+}
+
+/// What one outer socket has of the [`Budget`]: bytes that wait for it, and bytes of its own that wait for more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Held {
     bytes: usize,
@@ -210,14 +224,20 @@ impl Held {
         self.bytes
     }
 
-    /// Bytes that wait, and since when the socket has taken none: whom to cut off when the budget is used up.
-    pub fn stalled(&self) -> (usize, u64) {
-        (self.bytes, self.since)
+    /// What is held, by a socket whose Stream has this window, or that has none: whom to cut off when the budget is used
+    /// up.
+    pub fn holding(&self, window: Option<usize>) -> Holding {
+        // A head comes on top of a window, and framing: 8 bytes for a whole Frame, more for small ones.
+        let allowed = window.map_or(0, |window| window + window / 8 + BESIDE_WINDOW);
+        Holding { bytes: self.bytes, above: self.bytes.saturating_sub(allowed), since: self.since }
     }
 
     /// `bytes` wait now; tells the budget, and whether its limit is passed by that. `now` is asked when it matters.
     pub fn set(&mut self, bytes: usize, budget: &Budget, now: impl FnOnce() -> u64) -> bool {
         let mut full = false;
+        if bytes == self.bytes {
+            return full;
+        }
         if bytes > self.bytes {
             full = budget.hold(bytes - self.bytes) == Level::Full;
         } else {
@@ -299,11 +319,13 @@ mod tests {
         let budget = Budget::new(1000);
         let mut held = Held::new(1);
         assert!(!held.set(600, &budget, || 2));
-        assert_eq!(held.stalled(), (600, 2));
+        let stalled = |held: &Held| (held.bytes(), held.holding(None).since);
+        assert_eq!(stalled(&held), (600, 2));
         assert!(held.set(1000, &budget, || unreachable!("more came, nothing was taken")));
-        assert_eq!(held.stalled(), (1000, 2));
+        assert_eq!(stalled(&held), (1000, 2));
         assert!(!held.set(400, &budget, || 3));
-        assert_eq!((held.stalled(), budget.held()), ((400, 3), 400));
+        assert_eq!((stalled(&held), budget.held()), ((400, 3), 400));
+        assert_eq!((held.holding(None).above, held.holding(Some(100)).above), (400, 0));
         held.clear(&budget);
         held.clear(&budget);
         assert_eq!((held.bytes(), budget.held()), (0, 0));

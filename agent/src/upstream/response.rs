@@ -55,7 +55,9 @@ impl Upstream {
                 if inner.ongoing.is_some() {
                     input.drain(..used);
                     input.append(&mut inner.pending);
-                    inner.pending = input;
+                    if !input.is_empty() {
+                        inner.pending = input;
+                    }
                 }
                 continue;
             }
@@ -114,7 +116,9 @@ impl Upstream {
             let used = self.consume(inner, context, place, &input);
             if inner.ongoing.is_some() {
                 input.drain(..used);
-                inner.pending = input;
+                if !input.is_empty() {
+                    inner.pending = input;
+                }
             }
         }
     }

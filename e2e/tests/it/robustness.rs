@@ -1,12 +1,14 @@
 //! Bounds, overload, signals and `kill -9`: one visitor cannot hurt another, and nobody has to restart anything.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2e::bytes::pattern;
-use e2e::journal::{PATIENCE, try_until, until};
+use e2e::journal::{Journal, PATIENCE, try_until, until};
 use e2e::message::Broken;
 use e2e::sample::beside;
+use e2e::upstream::Then;
 use e2e::visitor::Visitor;
 use e2e::world::World;
 use serde_json::json;
@@ -143,6 +145,95 @@ fn stalled_visitors_cost_no_more_than_the_budget() {
     world.wait_served("stalled.test");
     is_quick(&world, "stalled.test");
     drop(upstream);
+}
+
+#[test]
+fn heads_of_answers_wait_at_the_upstream_while_the_line_is_down() {
+    let world = World::plan().line().agent("Agent__MemoryBudgetMiB", "8").start();
+    let upstream = world.publish("heads.test");
+    let gate = Arc::new(Journal::default());
+    let opened = Arc::clone(&gate);
+    upstream.on("/heads", move |x| {
+        opened.wait(PATIENCE, |events: &[()]| (!events.is_empty()).then_some(()));
+        let field = format!("X-Large: {}\r\n", "x".repeat(7000));
+        for _ in 0..8 {
+            x.send(format!("HTTP/1.1 103 Early Hints\r\n{field}\r\n"))?;
+        }
+        x.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}\r\n", field.repeat(8)))?;
+        Ok(Then::Close)
+    });
+    let mut visitors: Vec<_> = (0..500)
+        .map(|_| {
+            let mut visitor = world.visitor("heads.test");
+            visitor.ask("GET", "/heads", &[]);
+            visitor
+        })
+        .collect();
+    let count = || upstream.requests().len();
+    until("all of them at the upstream", PATIENCE, || (count() == 500).then_some(()));
+    let before = world.agent().daemon.resident_kib() / 1024;
+    world.line().freeze();
+    gate.add(());
+    // 56 MiB of heads come, and none gets away.
+    let mut worst = 0;
+    for _ in 0..200 {
+        worst = worst.max(world.agent().daemon.resident_kib() / 1024);
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    assert!(worst < before + 8 + 16, "{before} MiB became {worst}");
+    world.line().thaw();
+    let served = visitors.iter_mut().filter_map(|visitor| visitor.try_response("GET").ok());
+    let served = served.filter(|answer| answer.status() == 200 && answer.interim.len() == 8).count();
+    assert!(served > 0, "nobody got his answer");
+    world.wait_served("heads.test");
+}
+
+#[test]
+fn unfinished_heads_cost_no_more_than_the_budget() {
+    let world = World::plan().gateway("Gateway__MemoryBudgetMiB", "8").start();
+    let _upstream = world.publish("unfinished.test");
+    is_quick(&world, "unfinished.test");
+    let before = world.gateway().daemon.resident_kib() / 1024;
+    let line = format!("X: {}\r\n", "x".repeat(1000));
+    let head = format!("GET / HTTP/1.1\r\nHost: unfinished.test\r\n{}", line.repeat(60));
+    let mut worst = 0;
+    let crowd: Vec<_> = (0..800)
+        .map(|n| {
+            let mut visitor = world.visitor("unfinished.test");
+            // Whoever holds the most for the longest is cut off, perhaps while he sends.
+            drop(visitor.try_send(&head));
+            if n % 20 == 0 {
+                worst = worst.max(world.gateway().daemon.resident_kib() / 1024);
+            }
+            visitor
+        })
+        .collect();
+    // 48 MiB of heads.
+    assert!(worst < before + 8 + 16, "{before} MiB became {worst}");
+    // Nobody else is refused for what they hold.
+    assert_eq!(world.get("unfinished.test", "/hello").status(), 200);
+    drop(crowd);
+}
+
+#[test]
+fn whoever_sends_without_end_does_not_stop_others() {
+    let world = World::start();
+    let _upstream = world.publish("flood.test");
+    let flooders: Vec<_> = (0..4)
+        .map(|_| {
+            let mut visitor = world.visitor("nobody.test");
+            // Refused; what follows is read and dropped for a while.
+            visitor.send("POST / HTTP/1.1\r\nHost: nobody.test\r\nContent-Length: 100000000000\r\n\r\n");
+            assert_eq!(visitor.response("POST").status(), 404);
+            beside(move || while visitor.try_send([0; 256 * 1024]).is_ok() {})
+        })
+        .collect();
+    for _ in 0..20 {
+        is_quick(&world, "flood.test");
+    }
+    for flooder in flooders {
+        flooder.join().expect("it is cut off in the end");
+    }
 }
 
 #[test]

@@ -48,6 +48,11 @@ impl OwnRequest {
     pub(super) fn is_complete(&self) -> bool {
         self.complete
     }
+
+    /// Bytes of the body that are here.
+    pub(super) fn kept(&self) -> usize {
+        self.body.capacity()
+    }
 }
 
 impl Visitor {

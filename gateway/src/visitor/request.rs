@@ -15,6 +15,7 @@ use shared::frame::Open;
 use shared::head::{self, Framing, RequestHead};
 use shared::metrics::Requests;
 use shared::monotime;
+use shared::poll::TURN;
 use shared::reason::Reason;
 use shared::spread::{Place, Spread};
 use shared::streams::NoStream;
@@ -42,7 +43,12 @@ pub(super) enum Begun {
 impl Visitor {
     /// Reads and uses input until there is none, or none is wanted.
     pub(super) fn drive(self: &Arc<Self>, inner: &mut Inner, context: &mut Context, scratch: &mut [u8]) {
+        let mut turn = TURN;
         loop {
+            if turn == 0 {
+                // Others first; then go on.
+                return self.core.poller.resume(self.token);
+            }
             // No next request while an answer is unsent: who does not read must not make us answer on and on.
             let next = matches!(inner.phase, Phase::Head) && inner.after == After::Nothing;
             if next && inner.outbox.is_empty() && inner.worth_parsing() {
@@ -66,6 +72,7 @@ impl Visitor {
             if !inner.pending.is_empty() && !matches!(inner.phase, Phase::Head) {
                 let input = std::mem::take(&mut inner.pending);
                 let (now, later) = input.split_at(wanted.min(input.len()));
+                turn = turn.saturating_sub(now.len());
                 let used = self.consume(inner, context, place.as_ref(), now);
                 let mut rest = now[used..].to_vec();
                 rest.extend_from_slice(later);
@@ -84,6 +91,7 @@ impl Visitor {
                     self.end_of_input(inner, context);
                 }
                 Ok(n) => {
+                    turn = turn.saturating_sub(n);
                     // A short read emptied the socket; an end behind it is announced by `closing` or a new event.
                     inner.readable = n == wanted || inner.closing;
                     self.input(inner, context, place.as_ref(), &scratch[..n]);
