@@ -172,3 +172,27 @@ fn a_body_that_comes_while_the_next_request_is_under_way_is_not_its_answer() {
         assert_eq!(site.upstream.accepted(), before + 1, "it was asked again, on a new connection");
     }
 }
+
+#[test]
+fn a_farewell_to_an_idle_connection_is_not_the_next_ones_answer() {
+    const FAREWELL: &str = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let site = Site::new();
+    site.upstream.on("/mine", mine);
+    site.upstream.on("/first", |x| {
+        x.reply(200, &[], b"first")?;
+        // The next request is on its way already.
+        x.socket().tcp().peek(&mut [0])?;
+        x.send(FAREWELL)?;
+        x.wait_gone()
+    });
+    site.upstream.on("/slow", |x| x.send(FAREWELL).map(|()| Then::Close));
+    assert_eq!(site.get("/first").text(), "first");
+    let before = site.upstream.accepted();
+    let answer = site.get("/mine?who=second");
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "for second"));
+    assert_eq!(site.upstream.accepted(), before + 1, "it was asked again, on a new connection");
+    // Twice is not asked, and what may have had an effect neither.
+    assert_eq!(site.get("/slow").status(), 408);
+    assert_eq!(site.get("/first").text(), "first");
+    assert_eq!(site.request("POST", "/mine?who=third", &[], Some(b"once")).status(), 408);
+}

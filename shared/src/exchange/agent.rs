@@ -95,6 +95,12 @@ impl Exchange {
                 }
             };
             used += len;
+            if head.status == 408 && !head.keep_alive && *reused && again.is_some() {
+                // Said to the idle connection, when our request was on its way (RFC 9110 15.5.9).
+                *touched = false;
+                self.broke("it had waited for a request for too long", port);
+                return bytes.len();
+            }
             // It answered: whatever happens now, the request must not be sent again.
             *again = None;
             let mut out = Vec::with_capacity(len + 64);
