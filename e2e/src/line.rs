@@ -41,6 +41,7 @@ struct State {
     delay: Duration,
     /// Both sockets of every connection.
     open: HashMap<u64, (Socket, TcpStream)>,
+    tried: u64,
     accepted: u64,
     carried: u64,
 }
@@ -67,6 +68,7 @@ impl Line {
             most: u64::MAX,
             delay: Duration::ZERO,
             open: HashMap::new(),
+            tried: 0,
             accepted: 0,
             carried: 0,
         };
@@ -159,6 +161,11 @@ impl Line {
         self.shared.lock().accepted
     }
 
+    /// How many connections there have been, those included that got nowhere.
+    pub fn tried(&self) -> u64 {
+        self.shared.lock().tried
+    }
+
     /// How many bytes were carried, both ways together.
     pub fn carried(&self) -> u64 {
         self.shared.lock().carried
@@ -198,7 +205,8 @@ impl Shared {
                 return;
             }
             let (target, refusing) = {
-                let state = self.lock();
+                let mut state = self.lock();
+                state.tried += 1;
                 (state.target, state.refusing)
             };
             if refusing {

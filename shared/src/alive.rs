@@ -23,7 +23,7 @@ const SAMPLE: u64 = 1_000_000;
 /// An answer is overdue after four round trips, but not before this …
 const OVERDUE_LEAST: u64 = 2_000_000;
 /// … and at the latest after this.
-const OVERDUE_MOST: u64 = 5_000_000;
+const OVERDUE_MOST: u64 = 10_000_000;
 /// A socket that takes nothing for this long, although there is something to send, is suspicious.
 const STALLED: u64 = 3_000_000;
 /// How long nothing may arrive on a Link in doubt, beyond what is overdue, while another Link answers.
@@ -433,7 +433,7 @@ mod tests {
         let mut line = Line::new(2, Watch::with_pulse(INTERVAL), S);
         line.links[0].1.waiting = true;
         assert_eq!(line.until(Verdict::Doubt, 300 * S), None);
-        let mut line = Line::new(2, Watch::with_pulse(INTERVAL), 6 * S);
+        let mut line = Line::new(2, Watch::with_pulse(INTERVAL), 8 * S);
         line.links[0].1.waiting = true;
         assert_eq!(line.until(Verdict::Dead, 300 * S), None, "doubted, but never given up");
     }

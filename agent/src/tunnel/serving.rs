@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_secs(1);
 const TICK_PRESSING: Duration = Duration::from_millis(200);
 /// How long a further Link may wait for its welcome …
 const WELCOME: Duration = Duration::from_secs(GREETING_SECONDS);
-/// … and when all others are in doubt.
+/// … and at least, when all others are in doubt.
 const WELCOME_AT_LAST: Duration = Duration::from_secs(3);
 /// How long to wait for the Gateway's answer to `draining`.
 const DRAIN_ANSWER: Duration = Duration::from_secs(2);
@@ -63,13 +63,10 @@ impl Tunnel {
                 (mono, wall) = (Instant::now(), SystemTime::now());
                 let pressing = session.links.tick();
                 next_tick = now + if pressing { TICK_PRESSING } else { TICK };
-                // While no Link is sound, all depends on the next one.
-                let patience = if session.links.sound() > 0 { WELCOME } else { WELCOME_AT_LAST };
                 if let Some((link, since)) = &greeting
-                    && joining
-                    && since.elapsed() >= patience
+                    && since.elapsed() >= welcome_patience(session)
                 {
-                    link.close(&format!("no welcome within {} s", patience.as_secs()));
+                    link.close(&format!("no welcome within {} s", since.elapsed().as_secs()));
                 }
                 self.watch_logs(session);
             }
@@ -82,6 +79,7 @@ impl Tunnel {
                 Event::Message(link, message) => match *message {
                     ToAgent::Welcome(_) => {
                         session.add(&link, heartbeat(&self.core, welcome));
+                        greeting = None;
                         (joining, join_failures) = (false, 0);
                     }
                     ToAgent::Refused(refused) => {
@@ -104,7 +102,7 @@ impl Tunnel {
                         let replaced = link.close_code() == CLOSE_REPLACED;
                         return if replaced { End::Replaced } else { End::Lost(why) };
                     }
-                    if joining && greeting.as_ref().is_some_and(|(g, _)| Arc::ptr_eq(g, &link)) {
+                    if greeting.take_if(|(g, _)| Arc::ptr_eq(g, &link)).is_some() {
                         joining = false;
                         join_failures += 1;
                     }
@@ -220,6 +218,15 @@ fn reap(all_threads: &mut Vec<(Arc<Link>, Threads)>) {
     let (ended, running) = all_threads.drain(..).partition(|(_, threads)| threads.ended());
     *all_threads = running;
     join(ended);
+}
+
+/// How long a further Link may wait for its welcome. While no Link is sound, all depends on the next one.
+fn welcome_patience(session: &Session) -> Duration {
+    if session.links.sound() > 0 {
+        return WELCOME;
+    }
+    let rtt = session.links().iter().map(|link| link.rtt()).max().unwrap_or(0);
+    Duration::from_micros(4 * rtt).clamp(WELCOME_AT_LAST, WELCOME)
 }
 
 /// Whether the Session may have a further Link. If it has as many as there may be, and all are in doubt, one is given up

@@ -10,6 +10,7 @@ use e2e::sample::beside;
 use e2e::visitor::Visitor;
 use e2e::world::{Gateway, Settings, World};
 use serde_json::json;
+use tungstenite::Message;
 
 /// A visitor who has read the first bytes of an answer that goes on.
 fn listening(world: &World, host: &str) -> Visitor {
@@ -349,6 +350,33 @@ fn assert_well(world: &World, host: &str) {
         let body = thread.join().expect("a large answer");
         assert_eq!(first_difference(&body, &pattern(0, len)), None);
     }
+}
+
+#[test]
+fn a_short_rest_of_the_line_costs_no_link() {
+    let world = World::plan().line().start();
+    let _upstream = world.publish("rest.test");
+    wait_welcome(&world, 4);
+    let (_, mut socket) = world.visitor("rest.test").websocket("/ws", &[]);
+    let before = world.line().open();
+    let tried = world.line().tried();
+    world.line().freeze();
+    // All of them are in doubt: the Agent dials another one, which gets nowhere either.
+    until("another try", PATIENCE, || (world.line().tried() > tried).then_some(()));
+    // It goes on for a while, but not as long as it takes to give up.
+    let end = Instant::now() + Duration::from_secs(2);
+    until("a rest", PATIENCE, || (Instant::now() > end).then_some(()));
+    world.line().thaw();
+    world.wait_served("rest.test");
+    socket.send(Message::text("still here")).expect("sent");
+    assert_eq!(socket.read().expect("echoed"), Message::text("still here"));
+    let after = world.line().open();
+    assert!(before.iter().all(|link| after.contains(link)), "{before:?} {after:?}");
+    let lines = world.agent().daemon.lines();
+    let closed: Vec<_> =
+        lines.iter().filter(|line| line.contains(" left") && line.contains(" closed (")).collect();
+    assert!(closed.iter().all(|line| line.contains("answered meanwhile")), "{closed:?}");
+    assert_well(&world, "rest.test");
 }
 
 #[test]
