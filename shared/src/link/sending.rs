@@ -104,7 +104,10 @@ fn next_batch(sending: &mut Sending, masked: bool) -> (Batch, Vec<usize>) {
         ws::append_binary(&mut sending.out, masked, &[&frame]);
     }
     let mut wake = Vec::new();
-    for _ in 0..sending.waiting.len().min(WAITERS_PER_BATCH) {
+    // Whoever is woken may have nothing to send. So when nothing is left nobody may be left waiting, for no other batch
+    // would come.
+    let most = if sending.schedule.is_empty() { usize::MAX } else { WAITERS_PER_BATCH };
+    for _ in 0..sending.waiting.len().min(most) {
         if let Some((stream, token)) = sending.waiting.pop_front() {
             if sending.schedule.room(stream) {
                 wake.push(token);
@@ -114,7 +117,7 @@ fn next_batch(sending: &mut Sending, masked: bool) -> (Batch, Vec<usize>) {
         }
     }
     if sending.schedule.room_for_first() {
-        let some = sending.waiting_first.len().min(WAITERS_PER_BATCH);
+        let some = sending.waiting_first.len().min(most);
         wake.extend(sending.waiting_first.drain(..some).map(|(_, token)| token));
     }
     (Batch::Clear(std::mem::take(&mut sending.out)), wake)
@@ -450,5 +453,33 @@ impl Link {
             self.note_out(sent);
         }
         Ok(sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::{MAX_FIRST, MAX_QUEUED};
+
+    #[test]
+    fn nobody_is_left_waiting_when_nothing_is_left_to_send() {
+        let mut sending = Sending {
+            owner: Owner::Sender,
+            out: Vec::new(),
+            rest: Vec::new(),
+            schedule: Schedule::new(),
+            waiting: (0..1000).map(|n| (n, n as usize)).collect(),
+            waiting_first: (1000..2000).map(|n| (n, n as usize)).collect(),
+            closed: false,
+        };
+        sending.schedule.push(1, vec![0; MAX_FIRST], true).expect("within the bound");
+        sending.schedule.push(2, vec![0; MAX_QUEUED], false).expect("within the bound");
+        let mut woken = Vec::new();
+        while !sending.is_empty() {
+            let (_, tokens) = next_batch(&mut sending, false);
+            woken.extend(tokens);
+        }
+        woken.sort_unstable();
+        assert_eq!(woken, (0..2000).collect::<Vec<_>>());
     }
 }
