@@ -8,9 +8,10 @@
 //!   a new connection is silent,   ── the idle ones are ended ──▶   it is answered: a turn
 //!   others have been answered                                      two of them: the service has a limit
 //! ```
-//! Connections are accepted in the order in which they were made. So whoever is answered shows that all that were made
-//! before are being served, even if they are silent (a request that waits for news); and what is served at once is no
-//! sign of a limit. An ordinary service shows so with its first page.
+//! Connections are accepted in the order in which they were made. So whoever is answered shows that those made before are
+//! being served too, even if they are silent (a request that waits for news). There is an exception: where the queue of
+//! connections to be accepted is full, TCP lets some wait for longer. So an overtaken one is a sign only now and then.
+//! What is served at once is no sign of a limit; an ordinary service shows so with its first page.
 //!
 //! Pure: connections are numbers, times are microseconds of a clock that the caller has.
 
@@ -22,6 +23,8 @@ const SUSPECT: u64 = 250_000;
 const SILENT: u64 = 500_000;
 /// The same while fewer connections are open than the service was seen to serve at once.
 const SILENT_WITH_ROOM: u64 = 5_000_000;
+/// The same of a connection that others have overtaken; twice as long each time that it did not help.
+const SILENT_OVERTAKEN: u64 = 2_000_000;
 /// A limit is believed for this long after it was last confirmed.
 const BELIEVED: u64 = 15 * 60_000_000;
 /// A service with a limit has others to serve: an idle connection is kept for the next part of a page.
@@ -34,7 +37,7 @@ const TURNS: u32 = 2;
 pub(crate) struct Turns {
     /// New connections without a byte of answer.
     waiting: Vec<Waiting>,
-    /// Connections that are served: those that were answered, and those made before one that was.
+    /// Connections that were answered, now or before.
     served: HashSet<usize>,
     /// How many connections have been made.
     made: u64,
@@ -53,6 +56,8 @@ struct Waiting {
     /// Its place among the connections made; none while it is being made.
     made: Option<u64>,
     since: u64,
+    /// How long it is left to wait, once it was overtaken.
+    overtaken: Option<u64>,
 }
 
 /// It serves so many connections at once, as far as is known.
@@ -68,7 +73,7 @@ impl Turns {
         match self.waiting.iter_mut().find(|waiting| waiting.connection == connection) {
             // To another address.
             Some(waiting) => waiting.made = None,
-            None => self.waiting.push(Waiting { connection, made: None, since: now }),
+            None => self.waiting.push(Waiting { connection, made: None, since: now, overtaken: None }),
         }
     }
 
@@ -97,21 +102,20 @@ impl Turns {
             return;
         };
         let answered = self.waiting.swap_remove(at).made;
-        let served = &mut self.served;
-        self.waiting.retain(|waiting| {
-            let overtaken = waiting.made.is_some() && waiting.made < answered;
-            if overtaken {
-                served.insert(waiting.connection);
-            }
-            !overtaken
-        });
-        let ended_of = self.ended_of.take();
-        if served.len() > 1 {
-            self.at_once = self.at_once.max(served.len());
-            self.limit = self.limit.filter(|limit| limit.connections >= served.len());
+        let mut overtook = false;
+        for waiting in
+            self.waiting.iter_mut().filter(|waiting| waiting.made.is_some() && waiting.made < answered)
+        {
+            overtook = true;
+            waiting.since = now;
+            waiting.overtaken.get_or_insert(SILENT_OVERTAKEN);
         }
+        let ended_of = self.ended_of.take();
+        let open = self.served.len();
+        self.at_once = self.at_once.max(open);
+        self.limit = self.limit.filter(|limit| !overtook && limit.connections >= open);
         match ended_of {
-            Some(connections) if served.len() <= connections => {
+            Some(connections) if !overtook && open <= connections => {
                 self.turns += 1;
                 if self.turns >= TURNS {
                     self.limit = Some(Limit { connections, until: now + BELIEVED });
@@ -142,14 +146,25 @@ impl Turns {
     }
 
     fn somebody_waits_for_us(&mut self, patience: u64, now: u64) -> bool {
-        let Some(since) = self.waiting.iter().map(|waiting| waiting.since).min() else { return false };
         let open = self.served.len();
         let patience = match self.limit(now) {
             Some(limit) if open >= limit => 0,
             None if open >= self.at_once => patience,
             _ => SILENT_WITH_ROOM,
         };
-        let waits = now.saturating_sub(since) >= patience;
+        let mut waits = false;
+        for waiting in &mut self.waiting {
+            let waited = now.saturating_sub(waiting.since);
+            match &mut waiting.overtaken {
+                Some(patience) if waited >= *patience => {
+                    waits = true;
+                    waiting.since = now;
+                    *patience *= 2;
+                }
+                None if waited >= patience => waits = true,
+                _ => {}
+            }
+        }
         if waits {
             self.ended_of = Some(open);
         }
@@ -261,20 +276,39 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_waits_for_news_is_no_sign() {
+    fn a_request_that_waits_for_news_is_seldom_a_sign() {
         let mut turns = Turns::default();
         ask(&mut turns, [1], 0);
         ask(&mut turns, [2], 10 * MS);
         turns.answers(2, 15 * MS);
-        for now in [1_000 * MS, 10_000 * MS, 100_000 * MS] {
-            assert_eq!(turns.may_idle(now), FOREVER, "1 was made before 2, which is served");
-            assert!(!turns.idle_are_in_the_way(now));
-        }
-        turns.answers(1, 200_000 * MS);
+        // 1 was made before 2, which is served. In five minutes it costs seven connections.
+        let ended = |now: &u64| turns.may_idle(*now).is_none();
+        let ended: Vec<_> = (1..=300).map(|second| second * 1_000 * MS + 20 * MS).filter(ended).collect();
+        assert_eq!(
+            ended.iter().map(|now| now / 1_000 / MS).collect::<Vec<_>>(),
+            [2, 6, 14, 30, 62, 126, 254]
+        );
+        turns.answers(1, 310_000 * MS);
         assert_eq!(turns.at_once, 2);
         turns.ends(1);
         turns.ends(2);
-        assert!(turns.is_blank(200_000 * MS));
+        assert!(turns.is_blank(310_000 * MS));
+    }
+
+    #[test]
+    fn one_that_was_overtaken_gets_its_turn() {
+        let mut turns = Turns::default();
+        ask(&mut turns, [1], 0);
+        turns.dials(2, 0);
+        ask(&mut turns, [3], MS);
+        turns.connected(2);
+        // The queue was full: 2 was let in before 3, for which the device is still without room.
+        turns.answers(1, 300 * MS);
+        assert_eq!(turns.may_idle(300 * MS), None);
+        turns.ends(1);
+        turns.answers(2, 600 * MS);
+        assert!(!turns.idle_are_in_the_way(2_599 * MS));
+        assert!(turns.idle_are_in_the_way(2_600 * MS));
     }
 
     #[test]

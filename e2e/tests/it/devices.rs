@@ -1,7 +1,7 @@
 //! Devices that serve few connections at once, as many small ones do.
 
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,14 +9,18 @@ use std::time::{Duration, Instant};
 use e2e::message::Incoming;
 use e2e::socket::Socket;
 use e2e::world::World;
+use socket2::{Domain, Type};
 
 /// How long the Agent keeps an idle connection to a service: what every visitor paid who came beside another one.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// A device that accepts the next connection when the one before has been closed by the other side, and takes `work`
-/// for an answer. It ends with the first connection on which it is asked for `/off`.
-fn one_at_a_time(work: Duration) -> (u16, thread::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+/// for an answer. So many connections beyond the next one may wait for their turn; others get no answer from TCP. It ends with the first connection on which it is asked for `/off`.
+fn one_at_a_time(work: Duration, waiting: i32) -> (u16, thread::JoinHandle<()>) {
+    let listener = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
+    listener.listen(waiting).expect("listening");
+    let listener = TcpListener::from(listener);
     let port = listener.local_addr().expect("bound").port();
     let serve = move || {
         loop {
@@ -69,16 +73,16 @@ fn at_once(world: &World, method: &'static str, visitors: usize) -> Duration {
 
 #[test]
 fn a_device_that_serves_one_connection_at_a_time_is_served_to_all_visitors() {
-    for (method, work) in [("GET", 300), ("GET", 10), ("POST", 300)] {
-        let (port, device) = one_at_a_time(Duration::from_millis(work));
+    for (method, work, waiting) in [("GET", 300, 64), ("GET", 10, 64), ("POST", 300, 64), ("GET", 300, 0)] {
+        let (port, device) = one_at_a_time(Duration::from_millis(work), waiting);
         let world = World::start();
         world.agent().map("device.test", port);
         // What was learned from the first ones is of use to those who come later.
         for round in 1..=3 {
-            let took = at_once(&world, method, 3);
+            let took = at_once(&world, method, 4);
             assert!(
                 took < IDLE / 2,
-                "{method}, {work} ms of work, round {round}: all were served after {took:?}"
+                "{method}, {work} ms of work, {waiting} may wait, round {round}: all were served after {took:?}"
             );
         }
         drop(world);
