@@ -8,6 +8,7 @@ use std::fmt::Debug;
 
 pub mod body;
 pub mod control;
+pub mod exchange;
 pub mod frame;
 pub mod request_head;
 pub mod response_head;
@@ -16,12 +17,13 @@ pub mod response_head;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the names of their folders in `corpus`.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("request_head", request_head::check),
     ("response_head", response_head::check),
     ("body", body::check),
     ("frame", frame::check),
     ("control", control::check),
+    ("exchange", exchange::check),
 ];
 
 /// Lengths of beginnings of `len` bytes to look at: all, if they are few, else some everywhere and all near the end.

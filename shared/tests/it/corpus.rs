@@ -7,7 +7,7 @@ use std::path::Path;
 
 #[path = "../../../fuzz/src/lib.rs"]
 #[allow(unreachable_pub)]
-mod checks;
+pub(crate) mod checks;
 
 /// Bytes that mean something to one parser or another.
 const TELLING: [u8; 12] = [0, b'\t', b'\n', b'\r', b' ', b',', b':', b'0', b'"', 0x7f, 0x80, 0xff];

@@ -1,11 +1,10 @@
 //! Both machines of an exchange, without sockets: random walks through whatever may happen to a request and its answer.
 
-mod world;
-
 use shared::exchange::{Exchange, Line, Next, Order, Port};
 use shared::frame::{Frame, Open};
 use shared::head;
-use world::{Dice, World};
+
+use crate::corpus::checks::exchange::world::{Dice, World};
 
 /// Random walks; more with `OCTOPORTY_WALKS`.
 const WALKS: u64 = 20_000;

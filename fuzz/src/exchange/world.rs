@@ -17,20 +17,19 @@ const LANES: usize = 2;
 const WINDOW: u32 = 24;
 
 /// What happens next: random numbers, or the bytes that a fuzzer tries.
-pub(super) struct Dice {
+pub struct Dice {
     state: u64,
     bytes: Option<VecDeque<u8>>,
 }
 
 impl Dice {
     /// The same numbers for the same seed.
-    pub(super) fn random(seed: u64) -> Dice {
+    pub fn random(seed: u64) -> Dice {
         Dice { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d, bytes: None }
     }
 
     /// One byte for each roll.
-    #[allow(dead_code, reason = "the fuzz target rolls so")]
-    pub(super) fn of(bytes: &[u8]) -> Dice {
+    pub fn of(bytes: &[u8]) -> Dice {
         Dice { state: 0, bytes: Some(bytes.iter().copied().collect()) }
     }
 
@@ -342,7 +341,7 @@ struct Connection {
 }
 
 /// Everything.
-pub(super) struct World {
+pub struct World {
     dice: Dice,
     asks: Vec<Ask>,
     replies: Vec<Reply>,
@@ -360,12 +359,12 @@ pub(super) struct World {
     /// What happened, for whoever reads a failure.
     log: Vec<String>,
     /// Exchanges that ended well, so that a test can tell whether anything is tested.
-    pub(super) complete: usize,
+    pub complete: usize,
 }
 
 impl World {
     /// Visitors with one to three requests each, and what the service will do about them.
-    pub(super) fn new(mut dice: Dice) -> World {
+    pub fn new(mut dice: Dice) -> World {
         let (mut asks, mut replies, mut visitors) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..1 + dice.roll(2) {
             let mut visitor = Visitor::default();
@@ -421,7 +420,7 @@ impl World {
     }
 
     /// Lets things happen until dice or steps are spent, then lets everything come to its end, and checks it.
-    pub(super) fn run(&mut self, steps: usize) {
+    pub fn run(&mut self, steps: usize) {
         for _ in 0..steps {
             if self.dice.is_spent() {
                 break;
@@ -438,7 +437,7 @@ impl World {
     }
 
     /// What happened, and what was planned.
-    pub(super) fn story(&self) -> String {
+    pub fn story(&self) -> String {
         let plan = self.asks.iter().zip(&self.replies).enumerate();
         let plan: Vec<_> = plan.map(|(k, (ask, reply))| format!("{k}: {ask:?}\n   {reply:?}")).collect();
         format!("{}\n{}", plan.join("\n"), self.log.join("\n"))
