@@ -35,6 +35,8 @@ pub struct Tools {
     pub gateway: PathBuf,
     /// Our Agent.
     pub agent: PathBuf,
+    /// Gateway and Agent of the build before, to compare with.
+    pub before: Option<(PathBuf, PathBuf)>,
 }
 
 /// One run's belongings.

@@ -24,13 +24,15 @@ use bench::{line, load, paced, report, sockets, stages, transfer};
 
 const HELP: &str = "\
 SYNOPSIS
-    bench all [--quick] [--only NAME]... [--rounds N] [--bin-dir DIR] [--rathole FILE] [--results FILE]
+    bench all [--quick] [--only NAME]... [--rounds N] [--bin-dir DIR] [--before DIR] [--rathole FILE] [--results FILE]
     bench GENERATOR OPTIONS
 
 DESCRIPTION
     all measures every system whose programs are there and prints the table; with --results it also writes
-    it to FILE. --only takes a system (direct, nginx, nginx-nginx, rathole, octoporty, octoporty-wss) or a
-    stage (requests, connections, paced, bulk, mix, idle, memory, times, wan) and may be repeated.
+    it to FILE. --only takes a system (direct, nginx, nginx-nginx, rathole, octoporty, octoporty-wss, before,
+    before-wss) or a stage (requests, connections, paced, bulk, mix, idle, memory, times, wan) and may be repeated.
+    before and before-wss are the programs in the directory of --before: the build that this one is compared with,
+    in the same run.
 
 GENERATORS
     Where a system is asked, its entrance is --url http[s]://ADDRESS:PORT [--host NAME].
@@ -221,7 +223,13 @@ fn all(mut args: Args) -> Result<(), Fault> {
         gateway: bin_dir.join("octoporty-gateway"),
         agent: bin_dir.join("octoporty-agent"),
         bench: own,
+        before: args
+            .optional::<PathBuf>("before")?
+            .map(|dir| (dir.join("octoporty-gateway"), dir.join("octoporty-agent"))),
     };
+    if tools.before.is_none() {
+        systems.retain(|system| !system.is_before());
+    }
     let results: Option<PathBuf> = args.optional("results")?;
     args.finish()?;
 

@@ -187,8 +187,8 @@ pub fn markdown(book: &Book, scale: &Scale, machine: &str) -> String {
                 columns.iter().map(|metric| value(book, system, metric).map(figure)).collect(),
             );
         }
-        for ours in System::ALL.into_iter().filter(|system| system.is_ours()) {
-            for peer in [System::NginxNginx, System::Rathole] {
+        for ours in System::ALL {
+            for &peer in ours.peers() {
                 let cells = columns.iter().map(|metric| ratio(book, ours, peer, metric)).collect();
                 row(&format!("*{} : {}*", ours.name(), peer.name()), cells);
             }

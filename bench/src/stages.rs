@@ -482,7 +482,7 @@ fn times(
         for &system in systems.iter().filter(|&&system| system != System::Direct) {
             let result = start(lab, system, place, port).and_then(|mut running| {
                 book.add(system, "time/serving", ms(running.serving));
-                if system == System::Ours {
+                if matches!(system, System::Ours | System::Before) {
                     own_times(lab, book, &mut running, port, round, scale)
                 } else {
                     Ok(())

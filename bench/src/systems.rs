@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::daemon::{Daemon, Launch};
 use crate::fault::Fault;
-use crate::lab::{Country, Lab};
+use crate::lab::{Country, Lab, Tools};
 use crate::target::Target;
 
 /// One way from a Visitor to the Upstream.
@@ -26,12 +26,24 @@ pub enum System {
     Ours,
     /// Ours, with Caddy in front of both Visitors and the Tunnel.
     OursTls,
+    /// The build before, like [`Ours`](Self::Ours).
+    Before,
+    /// The build before, like [`OursTls`](Self::OursTls).
+    BeforeTls,
 }
 
 impl System {
     /// All, in the order of the table.
-    pub const ALL: [Self; 6] =
-        [Self::Direct, Self::Nginx, Self::NginxNginx, Self::Rathole, Self::Ours, Self::OursTls];
+    pub const ALL: [Self; 8] = [
+        Self::Direct,
+        Self::Nginx,
+        Self::NginxNginx,
+        Self::Rathole,
+        Self::Ours,
+        Self::OursTls,
+        Self::Before,
+        Self::BeforeTls,
+    ];
 
     /// For `--only` and file names.
     pub fn name(self) -> &'static str {
@@ -42,6 +54,8 @@ impl System {
             Self::Rathole => "rathole",
             Self::Ours => "octoporty",
             Self::OursTls => "octoporty-wss",
+            Self::Before => "before",
+            Self::BeforeTls => "before-wss",
         }
     }
 
@@ -54,23 +68,53 @@ impl System {
             Self::Rathole => "rathole",
             Self::Ours => "**Octoporty**",
             Self::OursTls => "**Octoporty, TLS by Caddy**",
+            Self::Before => "the build before",
+            Self::BeforeTls => "the build before, TLS by Caddy",
         }
     }
 
-    /// Whether it is ours.
+    /// Whether it is ours, of whichever build.
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::OursTls)
+        matches!(self, Self::Ours | Self::OursTls | Self::Before | Self::BeforeTls)
+    }
+
+    /// Whether it is a build of ours from before.
+    pub fn is_before(self) -> bool {
+        matches!(self, Self::Before | Self::BeforeTls)
+    }
+
+    /// Whether Caddy is in front of it.
+    fn has_tls(self) -> bool {
+        matches!(self, Self::OursTls | Self::BeforeTls)
+    }
+
+    /// What it is compared with in the rows of ratios: peers, or the build before itself.
+    pub fn peers(self) -> &'static [Self] {
+        match self {
+            Self::Ours => &[Self::NginxNginx, Self::Rathole, Self::Before],
+            Self::OursTls => &[Self::NginxNginx, Self::Rathole, Self::BeforeTls],
+            _ => &[],
+        }
+    }
+
+    /// Our programs, of the build that it means.
+    fn programs(self, tools: &Tools) -> (&PathBuf, &PathBuf) {
+        match (&tools.before, self.is_before()) {
+            (Some((gateway, agent)), true) => (gateway, agent),
+            _ => (&tools.gateway, &tools.agent),
+        }
     }
 
     /// What of its programs is missing.
     pub fn missing(self, lab: &Lab) -> Option<PathBuf> {
         let tools = &lab.tools;
+        let (gateway, agent) = self.programs(tools);
         let needed: &[&PathBuf] = match self {
             Self::Direct => &[],
             Self::Nginx | Self::NginxNginx => &[&tools.nginx],
             Self::Rathole => &[&tools.rathole],
-            Self::Ours => &[&tools.gateway, &tools.agent],
-            Self::OursTls => &[&tools.gateway, &tools.agent, &tools.caddy],
+            Self::Ours | Self::Before => &[gateway, agent],
+            Self::OursTls | Self::BeforeTls => &[gateway, agent, &tools.caddy],
         };
         needed.iter().find(|path| !path.is_file()).map(|path| (*path).clone())
     }
@@ -191,7 +235,7 @@ pub fn start(lab: &Lab, system: System, place: &Place, port: u16) -> Result<Runn
         System::Nginx => setup.nginx(),
         System::NginxNginx => setup.nginx_nginx(),
         System::Rathole => setup.rathole(),
-        System::Ours | System::OursTls => setup.ours(),
+        System::Ours | System::OursTls | System::Before | System::BeforeTls => setup.ours(),
     }?;
     let netns = running.netns.clone();
     lab.until_served(netns.as_deref(), &running.target, "/100", &mut running.daemons)?;
@@ -308,11 +352,12 @@ impl Setup<'_> {
 
     fn ours(&self) -> Result<Running, Fault> {
         let place = self.place;
-        let tls = self.system == System::OursTls;
+        let tls = self.system.has_tls();
+        let (gateway_program, agent_program) = self.system.programs(&self.lab.tools);
         let (gateway_port, admin_port) = (self.lab.port()?, self.lab.port()?);
         let mut daemons = Vec::new();
 
-        let mut gateway = self.launch("gateway", &place.front, &self.lab.tools.gateway, &[]);
+        let mut gateway = self.launch("gateway", &place.front, gateway_program, &[]);
         let bind = if tls { "127.0.0.1" } else { place.any };
         set(
             &mut gateway,
@@ -344,7 +389,7 @@ impl Setup<'_> {
             tunnel = format!("wss://{}:{port}/tunnel", place.front_ip);
         }
 
-        let mut agent = self.launch("agent", &place.back, &self.lab.tools.agent, &[]);
+        let mut agent = self.launch("agent", &place.back, agent_program, &[]);
         let database = self.dir.join("agent.db");
         // Written once the Mapping stands; the database alone may be the rest of a start that failed.
         let mapped = self.dir.join("mapped");
