@@ -295,7 +295,7 @@ impl Control for TunnelSet {
             }
         };
         for tunnel in &self.tunnels {
-            tunnel.tell(Event::TableChanged);
+            tunnel.look();
         }
         let deadline = Instant::now() + wait;
         let acknowledged: Vec<_> =
@@ -390,6 +390,7 @@ impl Control for TunnelSet {
         let deadline = Instant::now() + wait;
         let page = self.core.pages.now();
         let mut outcome = Err(AskFault::NotConnected);
+        // Whoever is not asked below, or does not answer, gets it by himself.
         for tunnel in &self.tunnels {
             let left = deadline.saturating_duration_since(Instant::now());
             let question = |request| {

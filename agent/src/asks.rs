@@ -99,6 +99,11 @@ impl Asks {
         self.fail(|waiting| waiting.kind == what, &AskFault::Unsupported)
     }
 
+    /// Whether a question of this type waits for its answer.
+    pub(crate) fn is_asked(&self, kind: &str) -> bool {
+        lock(&self.waiting).values().any(|waiting| waiting.kind == kind)
+    }
+
     /// A Link is closed: what was asked over it will not be answered.
     pub(crate) fn lost(&self, link: &Arc<Link>) {
         self.fail(|waiting| Arc::ptr_eq(&waiting.link, link), &AskFault::Lost);
@@ -178,6 +183,7 @@ mod tests {
     fn an_older_gateway_is_recognised() {
         let world = world();
         let asking = ask(&world);
+        assert!(world.asks.is_asked("get-logs") && !world.asks.is_asked("get-caddy"));
         assert!(!world.asks.unsupported("get-caddy"));
         assert!(world.asks.unsupported("get-logs"));
         assert_eq!(asking.join().expect("no panic"), Err(AskFault::Unsupported));

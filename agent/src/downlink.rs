@@ -20,8 +20,12 @@ use crate::history::RequestEntry;
 use crate::news::{self, News};
 use crate::session::Session;
 use crate::targets::{Found, Target};
-use crate::tunnel::Event;
+use crate::tunnel::{Event, MOST_MESSAGES};
 use crate::upstream::{Context, Upstream, user_agent};
+
+fn too_many() -> String {
+    "more control messages than can be handled".to_owned()
+}
 
 /// The receiver of one Link.
 pub(crate) struct Downlink {
@@ -79,6 +83,7 @@ impl Downlink {
             }
             ToAgent::Failed(failed) if failed.request == 0 => {
                 log::warn!("the gateway does not take the landing page: {}", failed.error);
+                self.news.refuses_page();
             }
             message if message.answers() != 0 => self.asks.answer(message),
             message => return Some(message),
@@ -194,10 +199,12 @@ impl Receiver for Downlink {
     fn control(&mut self, link: &Arc<Link>, json: &[u8]) -> Result<(), String> {
         match ToAgent::parse(json) {
             Ok(message) => match self.heard(message) {
+                // Its end must find room, too.
+                Some(_) if self.events.len() >= MOST_MESSAGES => Err(too_many()),
                 Some(message) => self
                     .events
                     .try_send(Event::Message(Arc::clone(link), Box::new(message)))
-                    .map_err(|_| "more control messages than can be handled".to_owned()),
+                    .map_err(|_| too_many()),
                 None => Ok(()),
             },
             Err(ControlFault::Unknown(what)) => {

@@ -66,9 +66,9 @@ pub(crate) struct News {
     heard: Mutex<Heard>,
     /// The newest line of its log that has passed here; 0 for none.
     last_line: AtomicU64,
-    /// It sends lines of its log.
-    pub(crate) watching: AtomicBool,
-    /// It is older and cannot.
+    /// It has refused the landing page that the tunnel sent.
+    page_refused: AtomicBool,
+    /// It is older and cannot send lines of its log.
     pub(crate) cannot_watch: AtomicBool,
 }
 
@@ -93,7 +93,7 @@ impl News {
         heard.routes.clear();
         heard.caddy = false;
         heard.landing_page = None;
-        self.watching.store(false, Relaxed);
+        self.page_refused.store(false, Relaxed);
         self.cannot_watch.store(false, Relaxed);
     }
 
@@ -147,6 +147,16 @@ impl News {
     /// The hash of the landing page that it holds for us.
     pub(crate) fn holds_page(&self, hash: Option<String>) {
         lock(&self.heard).landing_page = Some(hash);
+    }
+
+    /// It does not take the landing page that the tunnel sent.
+    pub(crate) fn refuses_page(&self) {
+        self.page_refused.store(true, Relaxed);
+    }
+
+    /// Whether it has done so since this was last asked.
+    pub(crate) fn take_page_refusal(&self) -> bool {
+        self.page_refused.swap(false, Relaxed)
     }
 
     /// The hash of the landing page that it holds for us, if it has said so.

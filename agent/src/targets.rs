@@ -79,6 +79,11 @@ impl Targets {
         Ok(version)
     }
 
+    /// The version of the table in force.
+    pub(crate) fn version(&self) -> u64 {
+        self.table().version
+    }
+
     fn table(&self) -> Arc<Table> {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }

@@ -7,16 +7,16 @@
 
 mod greeting;
 mod serving;
+mod wanted;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rustls::ClientConfig;
 use shared::backoff;
-use shared::control::LandingPage;
-use shared::hello::{Config, ConfigAck, RouteReport, ToAgent, ToGateway};
+use shared::hello::{ConfigAck, RouteReport, ToAgent, ToGateway};
 use shared::link::{Link, Threads};
 use shared::mapping::MappingId;
 use shared::monotime;
@@ -35,6 +35,8 @@ use greeting::Failure;
 
 /// Events that may wait; more control messages than that, and the Gateway is not sane.
 const MOST_EVENTS: usize = 1024;
+/// Of these so many may be control messages: the end of a Link must always find room, because its thread is waited for.
+pub(crate) const MOST_MESSAGES: usize = MOST_EVENTS - 128;
 /// Right after a loss the Gateway's address is tried this often …
 const PROBE_SOON: Duration = Duration::from_secs(1);
 /// … for this long,
@@ -55,10 +57,10 @@ pub(crate) enum Event {
     Message(Arc<Link>, Box<ToAgent>),
     /// A Link is closed.
     LinkClosed(Arc<Link>, String),
-    /// A further Link was dialled.
-    Joined(Result<(Arc<Link>, Threads), DialFault>),
-    /// The mapping table changed.
-    TableChanged,
+    /// A further Link was dialled, for this Session.
+    Joined(Arc<Session>, Result<(Arc<Link>, Threads), DialFault>),
+    /// Something that the Gateway should have may have changed: it is time to look.
+    Look,
     /// The operator wants a fresh connection.
     Reconnect,
     /// The daemon stops; running exchanges may go on until then.
@@ -103,6 +105,8 @@ pub(crate) struct Tunnel {
     beat: AtomicU64,
     asks: Arc<Asks>,
     news: Arc<News>,
+    /// An [`Event::Look`] is under way, or was since the thread last looked.
+    looks_soon: AtomicBool,
 }
 
 #[derive(Default)]
@@ -137,6 +141,7 @@ impl Tunnel {
             beat: AtomicU64::new(monotime::micros()),
             asks: Arc::default(),
             news: Arc::default(),
+            looks_soon: AtomicBool::new(false),
         };
         (Arc::new(tunnel), receiver)
     }
@@ -145,6 +150,18 @@ impl Tunnel {
     pub(crate) fn tell(&self, event: Event) {
         if self.sender.send(event).is_err() {
             log::debug!("tunnel {} has ended", self.number);
+        }
+    }
+
+    /// Something that the Gateway should have may have changed. Never waits; however many changes there are, one event
+    /// is under way, and if there is no room for it, or nobody takes it, the thread looks within a second by itself.
+    pub(crate) fn look(&self) {
+        if self.looks_soon.swap(true, Relaxed) {
+            return;
+        }
+        match self.sender.try_send(Event::Look) {
+            Ok(()) | Err(TrySendError::Full(_)) => {}
+            Err(TrySendError::Disconnected(_)) => log::debug!("tunnel {} has ended", self.number),
         }
     }
 
@@ -214,24 +231,6 @@ impl Tunnel {
         self.asks.ask(&link, kind, urgency, patience, question)
     }
 
-    /// Brings the landing page over if the Gateway holds another. Its acknowledgement is noted when it comes.
-    fn offer_page(&self, link: &Link, held: Option<&str>) {
-        let page = self.core.pages.now();
-        self.news.holds_page(held.map(str::to_owned));
-        if page.as_ref().map(|page| page.hash.as_str()) == held {
-            return;
-        }
-        let message = ToGateway::LandingPage(LandingPage {
-            request: 0,
-            html: page.as_ref().map(|page| page.html.clone()),
-            saved_at: page.as_ref().map(|page| page.saved_at.clone()),
-        });
-        if !link.later(&message.to_json()) {
-            log::warn!("gateway {}: no room to send the landing page", self.url);
-        }
-        link.flush();
-    }
-
     /// The tunnel's thread.
     pub(crate) fn run(self: &Arc<Self>, events: &Receiver<Event>) {
         let mut attempt = 0;
@@ -243,13 +242,13 @@ impl Tunnel {
             let mut threads = Vec::new();
             let outcome = self.establish(events, &mut threads);
             let (step, text) = match outcome {
-                Ok((session, welcome)) => {
+                Ok((session, welcome, wanted)) => {
                     (attempt, before) = (0, true);
                     let began = Instant::now();
                     let meter = Arc::clone(&session);
                     let row =
                         self.core.recorder.connected(&origin(&self.url), Box::new(move || meter.traffic()));
-                    let end = self.serve(&session, &welcome, events, &mut threads);
+                    let end = self.serve(&session, &welcome, wanted, events, &mut threads);
                     self.core.recorder.disconnected(row, end.why());
                     self.disconnected(&session);
                     join(threads);
@@ -318,10 +317,9 @@ impl Tunnel {
                 Ok(Event::Stop { .. }) => return false,
                 Ok(Event::Reconnect) => return true,
                 // A further Link for a Session that is over.
-                Ok(Event::Joined(Ok((link, _)))) => link.close("the session is over"),
-                Ok(
-                    Event::Message(..) | Event::LinkClosed(..) | Event::TableChanged | Event::Joined(Err(_)),
-                ) => {}
+                Ok(Event::Joined(_, Ok((link, _)))) => link.close("the session is over"),
+                // Of that Session, too; or a change, which is looked for once there is another one.
+                Ok(Event::Message(..) | Event::LinkClosed(..) | Event::Look | Event::Joined(_, Err(_))) => {}
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return false,
             }
@@ -340,13 +338,6 @@ impl Tunnel {
                 next_probe = Instant::now() + if soon { PROBE_SOON } else { PROBE_LATER };
             }
         }
-    }
-
-    fn send_table(&self, link: &Link) {
-        let offer = self.core.targets.offer();
-        let config = Config { request: offer.version, hash: offer.hash, mappings: offer.mappings };
-        link.control(&ToGateway::Config(config).to_json());
-        link.flush();
     }
 
     /// A message that leads to nothing.

@@ -150,6 +150,14 @@ impl Core {
         session.tell_if_new("update-outcome", || ToAgent::UpdateOutcome(self.update.last()).to_json());
     }
 
+    /// Tells Agents what did not reach them.
+    fn tell_again(&self) {
+        for session in self.tunnels.sessions().iter().filter(|session| session.take_untold()) {
+            self.route_news(session);
+            self.tell_update(session);
+        }
+    }
+
     /// An update has got further.
     pub(crate) fn update_news(&self) {
         self.tunnels.sessions().iter().for_each(|session| self.tell_update(session));
@@ -269,6 +277,7 @@ pub fn start_on(config: Config, listener: TcpListener, log: Arc<Ring>) -> io::Re
                 pressing = core.tunnels.tick();
                 // Whoever began to wait just when what he waited for came.
                 core.resume_held();
+                core.tell_again();
                 core.ticked.store(monotime::micros(), Relaxed);
             }
         })?

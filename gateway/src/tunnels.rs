@@ -165,6 +165,7 @@ impl Tunnels {
             visitor.fail_on_link(number, link, &mut context);
         }
         context.settle();
+        session.forget_told(link);
         if left > 0 {
             log::info!("{}: link {} closed ({why}), {left} left", session.label(), link.name());
             return;

@@ -13,6 +13,7 @@ use shared::link::{Link, Threads};
 use shared::threads::lock;
 use time::OffsetDateTime;
 
+use super::wanted::Wanted;
 use super::{Event, Tunnel};
 use crate::agent::Core;
 use crate::control::TunnelState;
@@ -80,14 +81,19 @@ impl Tunnel {
         self: &Arc<Self>,
         events: &Receiver<Event>,
         all_threads: &mut Vec<(Arc<Link>, Threads)>,
-    ) -> Result<(Arc<Session>, Welcome), Failure> {
+    ) -> Result<(Arc<Session>, Welcome, Wanted), Failure> {
         while let Ok(event) = events.try_recv() {
             match event {
                 Event::Stop { .. } => return Err(Failure::Stop),
                 // A further Link for a Session that is over.
-                Event::Joined(Ok((link, _))) => link.close("the session is over"),
-                // Of that Session too; or a change of the table, which is about to be sent.
-                _ => {}
+                Event::Joined(_, Ok((link, _))) => link.close("the session is over"),
+                // Of that Session, too; a wish for a fresh connection, which is being made; or a change, which is
+                // looked for once the table is acknowledged.
+                Event::Message(..)
+                | Event::LinkClosed(..)
+                | Event::Joined(_, Err(_))
+                | Event::Reconnect
+                | Event::Look => {}
             }
         }
         let session = Arc::new(Session::new(self.core.request_credit));
@@ -96,6 +102,7 @@ impl Tunnel {
         self.set_state(TunnelState::Authenticating);
         self.hello(&link, None);
         let mut welcome: Option<Welcome> = None;
+        let mut wanted = Wanted::default();
         let mut deadline = Instant::now() + Duration::from_secs(GREETING_SECONDS);
         let give_up = |step, text: String| {
             session.end("giving up");
@@ -128,7 +135,8 @@ impl Tunnel {
                             state.session = Some(Arc::clone(&session));
                         }
                         self.set_state(TunnelState::Syncing);
-                        self.send_table(&link);
+                        self.news.holds_page(answer.landing_page_hash.clone());
+                        self.offer_table(&link, &mut wanted);
                         deadline = Instant::now() + SYNC_TIME;
                         welcome = Some(answer);
                     }
@@ -137,9 +145,9 @@ impl Tunnel {
                     }
                     ToAgent::ConfigAck(ack) => {
                         if let Some(welcome) = welcome {
+                            wanted.acknowledged(&ack);
                             self.connected(&ack, &welcome);
-                            self.offer_page(&link, welcome.landing_page_hash.as_deref());
-                            return Ok((session, welcome));
+                            return Ok((session, welcome, wanted));
                         }
                         return give_up(Step::Greeting, "the gateway answers what was not asked".into());
                     }
@@ -147,9 +155,16 @@ impl Tunnel {
                     ToAgent::Bye => return give_up(Step::Greeting, "the gateway is shutting down".into()),
                     other => self.strange(&other),
                 },
-                Ok(Event::Joined(Ok((link, _)))) => link.close("the session is over"),
-                // Of an earlier Session; or a change of the table, which is about to be sent anyway.
-                Ok(_) => {}
+                Ok(Event::Joined(_, Ok((link, _)))) => link.close("the session is over"),
+                // Of an earlier Session; a wish for a fresh connection, which this is; or a change, which is looked for
+                // once the table is acknowledged.
+                Ok(
+                    Event::Message(..)
+                    | Event::LinkClosed(..)
+                    | Event::Joined(_, Err(_))
+                    | Event::Reconnect
+                    | Event::Look,
+                ) => {}
             }
         }
     }

@@ -2,18 +2,17 @@
 //! leave.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 use shared::backoff;
-use shared::control::WatchLogs;
 use shared::hello::{CLOSE_REPLACED, GREETING_SECONDS, ToAgent, ToGateway, Welcome};
 use shared::link::{Link, Threads};
 use shared::links::MOST_LINKS;
 use shared::threads;
 
 use super::greeting::heartbeat;
+use super::wanted::Wanted;
 use super::{End, Event, Tunnel, join, slept};
 use crate::session::Session;
 
@@ -36,10 +35,11 @@ impl Tunnel {
         self: &Arc<Self>,
         session: &Arc<Session>,
         welcome: &Welcome,
+        mut wanted: Wanted,
         events: &Receiver<Event>,
         all_threads: &mut Vec<(Arc<Link>, Threads)>,
     ) -> End {
-        let wanted = usize::from(self.core.config.links.unwrap_or(welcome.links).clamp(1, 8));
+        let most_links = usize::from(self.core.config.links.unwrap_or(welcome.links).clamp(1, 8));
         let mut joining = false;
         let mut join_failures = 0;
         let mut greeting: Option<(Arc<Link>, Instant)> = None;
@@ -50,7 +50,7 @@ impl Tunnel {
             self.beat();
             let now = Instant::now();
             // Those in doubt do not count: if they turn out dead, the new one serves already.
-            let lacks = session.links.sound() < wanted && !session.is_draining();
+            let lacks = session.links.sound() < most_links && !session.is_draining();
             if !joining && lacks && now >= next_join && make_room(session) {
                 joining = self.join_link(session, welcome);
                 next_join = now + Duration::from_secs(1);
@@ -68,8 +68,8 @@ impl Tunnel {
                 {
                     link.close(&format!("no welcome within {} s", since.elapsed().as_secs()));
                 }
-                self.watch_logs(session);
             }
+            self.catch_up(session, &mut wanted);
             let event = match events.recv_timeout(next_tick.saturating_duration_since(now)) {
                 Ok(event) => event,
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => continue,
@@ -89,7 +89,10 @@ impl Tunnel {
                             session.end("the gateway does not know the session");
                         }
                     }
-                    ToAgent::ConfigAck(ack) => self.core.tell_standings(self.note_ack(&ack)),
+                    ToAgent::ConfigAck(ack) => {
+                        wanted.acknowledged(&ack);
+                        self.core.tell_standings(self.note_ack(&ack));
+                    }
                     ToAgent::Draining => {
                         log::info!("gateway {}: it is shutting down", self.url);
                     }
@@ -98,6 +101,7 @@ impl Tunnel {
                 },
                 Event::LinkClosed(link, why) => {
                     let left = session.lose(&link);
+                    wanted.lost(&link);
                     if left == 0 {
                         let replaced = link.close_code() == CLOSE_REPLACED;
                         return if replaced { End::Replaced } else { End::Lost(why) };
@@ -110,12 +114,18 @@ impl Tunnel {
                     next_tick = next_tick.min(Instant::now() + TICK_PRESSING);
                     log::info!("gateway {}: link {} closed ({why}), {left} left", self.url, link.name());
                 }
-                Event::Joined(result) => {
+                Event::Joined(of, result) if !Arc::ptr_eq(&of, session) => {
+                    // Dialled for an earlier Session, whose Streams it would carry.
+                    if let Ok((link, _)) = result {
+                        link.close("the session is over");
+                    }
+                }
+                Event::Joined(_, result) => {
                     match result {
                         Ok((link, threads)) => {
                             reap(all_threads);
                             all_threads.push((Arc::clone(&link), threads));
-                            if session.links.sound() < wanted {
+                            if session.links.sound() < most_links {
                                 self.hello(&link, Some((&welcome.session, session)));
                                 // Not another one before this one is welcome, or closed.
                                 greeting = Some((link, Instant::now()));
@@ -133,16 +143,13 @@ impl Tunnel {
                     next_join = Instant::now()
                         + backoff::delay(join_failures, Duration::from_secs(1), Duration::from_secs(60), 0.0);
                 }
-                Event::TableChanged => match session.links().first() {
-                    Some(link) => self.send_table(link),
-                    None => log::debug!("the table goes out with the next session"),
-                },
+                Event::Look => {}
                 Event::Reconnect => {
                     log::info!("gateway {}: reconnecting as asked", self.url);
                     return End::Reconnect;
                 }
                 Event::Stop { until } => {
-                    self.drain(session, events, until);
+                    self.drain(session, &mut wanted, events, until);
                     return End::Stop;
                 }
             }
@@ -154,7 +161,7 @@ impl Tunnel {
         let (tunnel, session) = (Arc::clone(self), Arc::clone(session));
         let dial = move || {
             let result = tunnel.open_link(&session);
-            tunnel.tell(Event::Joined(result));
+            tunnel.tell(Event::Joined(session, result));
         };
         match threads::spawn(format!("g{}-join", self.number), dial) {
             Ok(_detached) => true, // Ends by itself: every step of dialling has a deadline.
@@ -166,7 +173,7 @@ impl Tunnel {
     }
 
     /// Takes no new Streams and lets running ones finish.
-    fn drain(&self, session: &Session, events: &Receiver<Event>, until: Instant) {
+    fn drain(&self, session: &Session, wanted: &mut Wanted, events: &Receiver<Event>, until: Instant) {
         session.drain();
         if let Some(link) = session.links.speaker() {
             link.control(&ToGateway::Draining.to_json());
@@ -185,31 +192,33 @@ impl Tunnel {
             if now >= quiet + DRAIN_QUIET {
                 break;
             }
+            // What the Operator changes meanwhile concerns what still runs.
+            self.catch_up(session, wanted);
             match events.recv_timeout(DRAIN_QUIET / 4) {
-                Ok(Event::LinkClosed(link, _)) => drop(session.lose(&link)),
-                Ok(Event::Message(_, message)) if *message == ToAgent::Draining => answered += 1,
-                // Nothing else matters any more; a further Link is closed with the others.
-                Ok(Event::Joined(Ok((link, _)))) => link.close("the agent is shutting down"),
-                _ => {}
+                Ok(Event::LinkClosed(link, _)) => {
+                    session.lose(&link);
+                    wanted.lost(&link);
+                }
+                Ok(Event::Message(_, message)) => match *message {
+                    ToAgent::Draining => answered += 1,
+                    ToAgent::ConfigAck(ack) => {
+                        wanted.acknowledged(&ack);
+                        self.core.tell_standings(self.note_ack(&ack));
+                    }
+                    ToAgent::Bye => session.end("the gateway is shutting down"),
+                    other => log::debug!("gateway {}: while we take leave: {other:?}", self.url),
+                },
+                Ok(Event::Joined(_, Ok((link, _)))) => link.close("the agent is shutting down"),
+                // We stop already; and changes are looked for in each round.
+                Ok(Event::Joined(_, Err(_)) | Event::Look | Event::Reconnect | Event::Stop { .. }) => {}
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => break,
             }
         }
         if let Some(link) = session.links.speaker() {
             link.control(&ToGateway::Bye.to_json());
             link.flush();
         }
-    }
-
-    /// Lets the Gateway send lines of its log while somebody here listens.
-    fn watch_logs(&self, session: &Session) {
-        let (news, wanted) = (&self.news, self.core.hub.has_listeners());
-        if news.watching.load(Relaxed) == wanted || news.cannot_watch.load(Relaxed) {
-            return;
-        }
-        let Some(link) = session.links.speaker() else { return };
-        news.watching.store(wanted, Relaxed);
-        let wish = WatchLogs { on: wanted, after: news.last_line() };
-        link.control(&ToGateway::WatchLogs(wish).to_json());
-        link.flush();
     }
 }
 

@@ -22,6 +22,7 @@
 //! | `config` | settings, exit statuses |
 //! | `caddy` | are Caddy's routes kept as they should be, and never written without need? |
 //! | `caddy_visitors` | does everything arrive through a real Caddy as well? |
+//! | `changes` | is what the Operator changes in force soon, whatever the tunnel is doing? |
 //! | `control` | log, updates, older peers |
 //! | `landing` | the page on the Gateway's own host |
 //! | `trying` | do the endpoints for trying the tunnel tell the truth? |
@@ -44,6 +45,7 @@ mod api;
 mod bodies;
 mod caddy;
 mod caddy_visitors;
+mod changes;
 mod cli;
 mod config;
 mod control;

@@ -101,7 +101,9 @@ impl Tunnels {
                     link_count: AtomicUsize::new(0),
                     configured: AtomicBool::new(false),
                     draining: AtomicBool::new(false),
+                    applied: Mutex::default(),
                     told: Mutex::default(),
+                    untold: AtomicBool::new(false),
                 });
                 state.name = session.agent_name.clone();
                 state.lost = None;

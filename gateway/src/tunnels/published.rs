@@ -54,6 +54,12 @@ impl Tunnels {
         if !state.session.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
             return Err("config for a session that has been replaced".into());
         }
+        let mut applied = lock(&session.applied);
+        if let Some(newer) = applied.as_ref().filter(|newer| newer.request > config.request) {
+            // It came over a Link that the Agent has given up, behind one that it sent later.
+            log::info!("{}: an older table came late and is left out", session.label());
+            return Ok(newer.clone());
+        }
         let mut table = Vec::with_capacity(config.mappings.len());
         let mut reports = Vec::with_capacity(config.mappings.len());
         for row in &config.mappings {
@@ -71,11 +77,14 @@ impl Tunnels {
         state.table = table;
         state.told = true;
         state.hash.clone_from(&config.hash);
+        let ack = ConfigAck { request: config.request, hash: config.hash.clone(), routes: reports };
+        *applied = Some(ack.clone());
+        drop(applied);
         drop(state);
         self.rebuild();
         let first = !session.configured.swap(true, Relaxed);
         log::info!("{}: {count} mappings{}", session.label(), if first { ", serving" } else { "" });
-        Ok(ConfigAck { request: config.request, hash: config.hash.clone(), routes: reports })
+        Ok(ack)
     }
 
     /// The page that an Agent's operator wrote for our own host. Gives the hash of what is held now.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use shared::hello::CLOSE_REPLACED;
+use shared::hello::{CLOSE_REPLACED, ConfigAck};
 use shared::link::Link;
 use shared::links::Links;
 use shared::reason::Reason;
@@ -37,8 +37,18 @@ pub(crate) struct Session {
     pub(super) link_count: AtomicUsize,
     pub(super) configured: AtomicBool,
     pub(super) draining: AtomicBool,
-    /// What it was told last, by type of message.
-    pub(super) told: Mutex<HashMap<&'static str, Vec<u8>>>,
+    /// The answer to the newest table that was applied.
+    pub(super) applied: Mutex<Option<ConfigAck>>,
+    /// What it was told last, by type of message, and over which Link.
+    pub(super) told: Mutex<HashMap<&'static str, Told>>,
+    /// There was no room for something that it should be told, or it may not have arrived.
+    pub(super) untold: AtomicBool,
+}
+
+/// A message that tells all of its subject.
+pub(super) struct Told {
+    json: Vec<u8>,
+    link: Arc<Link>,
 }
 
 impl Session {
@@ -56,16 +66,33 @@ impl Session {
         }
         let mut told = lock(&self.told);
         let json = make();
-        if told.get(kind) == Some(&json) {
+        if told.get(kind).is_some_and(|told| told.json == json) {
             return;
         }
         // Always over the same Link, so that an older message cannot overtake a newer one.
         let Some(link) = self.links().into_iter().next() else { return };
         if link.later(&json) {
-            told.insert(kind, json);
+            told.insert(kind, Told { json, link: Arc::clone(&link) });
             drop(told);
             link.flush();
+        } else {
+            self.untold.store(true, Relaxed);
         }
+    }
+
+    /// A Link is closed: what was told over it may not have arrived.
+    pub(super) fn forget_told(&self, link: &Arc<Link>) {
+        let mut told = lock(&self.told);
+        let before = told.len();
+        told.retain(|_, told| !Arc::ptr_eq(&told.link, link));
+        if told.len() != before {
+            self.untold.store(true, Relaxed);
+        }
+    }
+
+    /// Whether there is something that it should be told again.
+    pub(crate) fn take_untold(&self) -> bool {
+        self.untold.swap(false, Relaxed)
     }
 
     /// All Links.
