@@ -17,6 +17,7 @@ use shared::metrics::{Done, Page};
 use shared::notify::Vital;
 use shared::poll::{Handle, Poller, Table};
 use shared::reason::Reason;
+use shared::streams::Lookup;
 use shared::threads;
 
 use crate::asks::{ANSWER_TIME, Urgency};
@@ -31,6 +32,7 @@ use crate::metrics;
 use crate::news;
 use crate::pool::Pool;
 use crate::resolver::Resolver;
+use crate::session::Session;
 use crate::store::Store;
 use crate::targets::Targets;
 use crate::tls::{self, UpstreamTls};
@@ -38,6 +40,10 @@ use crate::tunnel::{Event, Tunnel};
 use crate::upstream::{Summary, Upstream};
 use crate::upstreams::{self, Upstreams};
 
+/// Of the time to stop, what is kept for requests that begin while others finish.
+const LAST_TIME: Duration = Duration::from_secs(5);
+/// How often is looked whether requests have finished.
+const FINISH_ROUND: Duration = Duration::from_millis(20);
 /// Most bytes of domain and target in a line of the log.
 const LINE: usize = 512;
 
@@ -221,6 +227,24 @@ impl Agent {
         Arc::clone(&self.tunnels) as Arc<dyn Control>
     }
 
+    /// Waits until the requests are done that now run and may finish. Others may begin meanwhile; they are not waited for.
+    fn let_finish(&self, until: Instant) {
+        let sessions = self.tunnels.tunnels.iter().filter_map(|tunnel| tunnel.session());
+        let mut running: Vec<(Arc<Session>, u32)> = sessions
+            .flat_map(|session| session.may_finish().into_iter().map(move |n| (Arc::clone(&session), n)))
+            .collect();
+        if running.is_empty() {
+            return;
+        }
+        log::info!("{} requests have their time; until they are done, new ones are served", running.len());
+        while !running.is_empty() && Instant::now() < until {
+            std::thread::park_timeout(FINISH_ROUND);
+            running.retain(|(session, number)| {
+                matches!(session.streams.get(*number), Lookup::Open(upstream) if upstream.may_finish(*number))
+            });
+        }
+    }
+
     /// What must go on for visitors to be served: the thread of the upstreams, and that of each tunnel.
     pub fn vitals(&self) -> Vec<Vital> {
         let mut vitals = vec![Vital::poller("upstreams", self.tunnels.core.poller.clone())];
@@ -238,10 +262,16 @@ impl Agent {
         }
     }
 
-    /// Takes no new requests, lets running ones finish for up to `drain`, and ends everything. Returns the names of
-    /// threads that had panicked: none, if all is well.
+    /// Lets running requests finish for up to `drain`, and ends everything. Returns the names of threads that had panicked:
+    /// none, if all is well.
+    ///
+    /// As long as a request runs that may finish, everything goes on, with all Gateways, also new requests: nobody else is
+    /// there to serve them. Then new ones are held by the Gateways until the next process is there, which takes a moment,
+    /// and what would never end is ended: once, when a successor is near.
     pub fn stop(self, drain: Duration) -> Vec<String> {
-        let until = Instant::now() + drain;
+        let end = Instant::now() + drain;
+        self.let_finish(end - LAST_TIME.min(drain));
+        let until = end.min(Instant::now() + LAST_TIME);
         for tunnel in &self.tunnels.tunnels {
             tunnel.tell(Event::Stop { until });
         }

@@ -179,12 +179,12 @@ impl Receiver for Downlink {
         };
         let upstream = match self.session.streams.get(stream) {
             Lookup::Open(upstream) => upstream,
-            Lookup::Ended => return Ok(()),
-            Lookup::Never if matches!(frame, Frame::Reset { .. }) => {
-                // Its Open was withdrawn before it was sent.
+            Lookup::Ended | Lookup::Never if matches!(frame, Frame::Reset { .. }) => {
+                // Its Open was withdrawn before it was sent, or it has ended.
                 self.session.streams.skip(stream);
                 return Ok(());
             }
+            Lookup::Ended => return Ok(()),
             Lookup::Never => return Err(format!("a frame for stream {stream}, which never was")),
         };
         catch_unwind(AssertUnwindSafe(|| upstream.frame(stream, &frame, &mut self.context))).unwrap_or_else(

@@ -66,6 +66,30 @@ impl Session {
         self.draining.load(Relaxed)
     }
 
+    /// The Streams that may finish before the Agent stops.
+    pub(crate) fn may_finish(&self) -> Vec<u32> {
+        let all = self.streams.all().into_iter();
+        all.filter(|(number, upstream)| upstream.may_finish(*number)).map(|(number, _)| number).collect()
+    }
+
+    /// Ends what would not end by itself.
+    pub(crate) fn part(&self) {
+        let mut context = Context::default();
+        for (number, upstream) in self.streams.all() {
+            upstream.part(number, &mut context);
+        }
+        context.settle();
+    }
+
+    /// Ends what still runs, and tells the Gateway.
+    pub(crate) fn cut(&self) {
+        let mut context = Context::default();
+        for (number, upstream) in self.streams.all() {
+            upstream.cut(number, &mut context);
+        }
+        context.settle();
+    }
+
     /// A Link was greeted.
     pub(crate) fn add(&self, link: &Arc<Link>, heartbeat_micros: u64) {
         if self.links.add(link, heartbeat_micros, None) == 1 {
@@ -85,6 +109,7 @@ impl Session {
                 self.links.doubt();
             }
         }
+        self.streams.forget_gaps();
         let mut context = Context::default();
         for (number, upstream) in self.streams.all() {
             upstream.abandon_on_link(number, link, &mut context);

@@ -63,7 +63,7 @@ pub(crate) enum Event {
     Look,
     /// The operator wants a fresh connection.
     Reconnect,
-    /// The daemon stops; running exchanges may go on until then.
+    /// The daemon stops; exchanges that still run may go on until then.
     Stop {
         /// Until when.
         until: Instant,
@@ -151,6 +151,11 @@ impl Tunnel {
         if self.sender.send(event).is_err() {
             log::debug!("tunnel {} has ended", self.number);
         }
+    }
+
+    /// The Session, while there is one.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        lock(&self.state).session.clone()
     }
 
     /// Something that the Gateway should have may have changed. Never waits; however many changes there are, one event

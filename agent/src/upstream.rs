@@ -11,6 +11,7 @@
 
 mod connecting;
 mod exchange;
+mod parting;
 mod request;
 mod response;
 

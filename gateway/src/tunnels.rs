@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
+use shared::control::Sealed;
 use shared::hello::{GREETING_SECONDS, ToAgent};
 use shared::hostname::Hostname;
 use shared::link::{Link, Threads};
@@ -222,7 +223,7 @@ impl Tunnels {
         self.draining.store(true, Relaxed);
         for session in self.sessions() {
             if let Some(link) = session.links.speaker() {
-                link.control(&ToAgent::Draining.to_json());
+                link.control(&ToAgent::Draining(Sealed::default()).to_json());
                 link.flush();
             }
         }

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use shared::control::Sealed;
 use shared::frame::Frame;
 use shared::hello::{ControlFault, ToAgent, ToGateway};
 use shared::link::{Link, Receiver};
@@ -112,11 +113,12 @@ impl Receiver for Uplink {
             Ok(ToGateway::GetCertificate(asked)) => questions::certificate(&self.core, session, link, asked),
             Ok(ToGateway::Update(asked)) => questions::update(&self.core, session, link, asked),
             Ok(ToGateway::LandingPage(asked)) => questions::landing_page(&self.core, session, link, asked),
-            Ok(ToGateway::Draining) => {
-                session.drain();
-                // On every Link, so that the Agent knows when no Open can come any more.
+            Ok(ToGateway::Draining(leaving)) => {
+                let opened = Some(session.drain(leaving.seconds.unwrap_or_default()));
+                log::info!("{}: it is about to stop", session.label());
+                // On every Link, for Agents that wait until none can bring another Open.
                 for link in session.links() {
-                    link.control(&ToAgent::Draining.to_json());
+                    link.control(&ToAgent::Draining(Sealed { opened }).to_json());
                     self.context.touch_link(&link);
                 }
             }

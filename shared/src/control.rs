@@ -255,6 +255,22 @@ pub struct LandingPageAck {
     pub hash: Option<String>,
 }
 
+/// `draining` of an Agent: it is shutting down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Leaving {
+    /// How long what still runs may take, at most; whoever is held until it is back waits for that long in addition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+}
+
+/// `draining` of a Gateway: it opens no new Streams.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Sealed {
+    /// How many it has opened in this Session; so many `Open` have come, or are still to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<u32>,
+}
+
 /// `failed`: a request could not be answered.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Failed {

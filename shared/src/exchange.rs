@@ -11,6 +11,7 @@
 //!                └──101, and the request is Done──▶ both halves begin anew, Raw, and end each on its own
 //!
 //!   at any moment: Open ──answer Done──▶ complete        Open ──Reset, Link lost, fault, timeout──▶ failed
+//!   a daemon stops: what would never end ──▶ complete, or failed: `part`
 //! ```
 //! The half that is read from the socket is [`Sending`]: its framing is taken off, it is spent against the peer's Credit
 //! and becomes Data. The other is [`Receiving`]: its pieces are put in order, get the framing of the socket's hop, and
@@ -81,6 +82,7 @@ mod halves;
 use crate::body::BodyFault;
 use crate::frame::{Frame, MAX_DATA};
 use crate::head::Version;
+use crate::lasting::{Course, Parting};
 use crate::reason::Reason;
 use halves::{Receiving, Sending, Taken};
 
@@ -214,6 +216,8 @@ pub struct Exchange {
     raw: bool,
     /// Of the answer; 0 until its head has come.
     status: u16,
+    /// How far the answer has got, and how it ends.
+    course: Course,
     /// Interim answers so far, and bytes of their heads.
     interim: (usize, usize),
     keep_alive: bool,
@@ -507,11 +511,8 @@ impl Exchange {
 
     /// It fails, noticed here: the peer is told, unless the Stream is over.
     pub fn fail(&mut self, reason: Reason, text: &str, port: &mut impl Port) {
-        let tell = self.open;
-        if !self.failed(reason, text, true) {
-            return;
-        }
-        if tell {
+        self.failed(reason, text, true);
+        if self.open {
             // Behind what the service did send.
             let order = match self.role {
                 Role::Agent { .. } if self.status != 0 => Order::InTurn,
@@ -535,16 +536,69 @@ impl Exchange {
 
     /// Takes note of the first failure, if it matters: an answer that has come completely is one, whatever happens
     /// while the visitor takes it.
-    fn failed(&mut self, reason: Reason, text: &str, here: bool) -> bool {
+    fn failed(&mut self, reason: Reason, text: &str, here: bool) {
         let complete = match self.role {
-            Role::Gateway { .. } => self.receiving.done && (!self.raw || self.sending.done),
+            // Raw: the visitor has taken everything and knows that nothing follows.
+            Role::Gateway { .. } => {
+                self.receiving.done && (!self.raw || self.sending.done || self.half_closed)
+            }
             Role::Agent { .. } => false,
         };
-        if self.failure.is_some() || complete {
-            return false;
+        if !complete {
+            self.failure.get_or_insert(Failure { reason, text: text.to_owned(), here, body: None });
         }
-        self.failure = Some(Failure { reason, text: text.to_owned(), here, body: None });
-        true
+    }
+
+    /// Whether it may finish before the daemon stops. `age`: microseconds since it began.
+    pub fn may_finish(&self, age: u64) -> bool {
+        self.open && self.course.parting(age) == Parting::Wait
+    }
+
+    /// The daemon stops: what would not end by itself ends, in the way that makes visitors come back; see
+    /// [`lasting`](crate::lasting). `age`: microseconds since it began.
+    pub fn part(&mut self, age: u64, port: &mut impl Port) {
+        if !self.open {
+            return;
+        }
+        match self.course.parting(age) {
+            Parting::Wait => {}
+            Parting::End => self.end_well(port),
+            Parting::Cut => self.fail(Reason::Draining, self.stops(), port),
+        }
+    }
+
+    fn stops(&self) -> &'static str {
+        match self.role {
+            Role::Gateway { .. } => "the gateway is shutting down",
+            Role::Agent { .. } => "the agent is shutting down",
+        }
+    }
+
+    /// Ends the answer, or both directions of an upgraded connection, behind what has been delivered, as if the service
+    /// had.
+    fn end_well(&mut self, port: &mut impl Port) {
+        match self.role {
+            // All of it is here: the visitor has only to take it.
+            Role::Gateway { .. } if self.receiving.done && !self.half_closed => {}
+            Role::Gateway { .. } => {
+                let frame =
+                    Frame::Reset { stream: self.number, reason: Reason::Draining, text: self.stops() };
+                port.frame(&frame, Order::Instead);
+                self.open = false;
+                if !self.receiving.done {
+                    self.receiving.end_here(self.raw, port);
+                }
+            }
+            // It has ended by itself; the visitor's direction is all that is left.
+            Role::Agent { .. } if self.sending.done => self.fail(Reason::Draining, self.stops(), port),
+            Role::Agent { .. } => {
+                self.sending.end(self.number, port);
+                self.surplus();
+                self.open = false;
+                // The service still gets what the visitor had sent before.
+                self.receiving.done = true;
+            }
+        }
     }
 
     /// Nothing happened until the [deadline](Self::deadline).
@@ -586,7 +640,8 @@ impl Exchange {
         }
         match self.raw && self.receiving.done && unsent == 0 {
             true if !self.half_closed => Next::HalfClose,
-            true if self.sending.done => Next::Finish,
+            // Or it has been left: by the peer, or because the daemon stops.
+            true if self.sending.done || !self.open => Next::Finish,
             _ => Next::Wait,
         }
     }
@@ -619,6 +674,7 @@ impl Exchange {
     /// The connection is upgraded: behind the end of the request both directions begin anew, raw (RFC 9110 7.8).
     fn switch(&mut self) {
         self.raw = true;
+        self.course = Course::Raw;
         self.sending.done = false;
         self.receiving.done = false;
         self.deadline = u64::MAX;

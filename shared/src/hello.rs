@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{
     Caddy, CaddyReport, Certificate, CertificateReport, Failed, GetCaddy, GetCertificate, GetLogs,
-    LandingPage, LandingPageAck, LogNews, Logs, Update, UpdateAck, UpdateOutcome, WatchLogs,
+    LandingPage, LandingPageAck, Leaving, LogNews, Logs, Sealed, Update, UpdateAck, UpdateOutcome, WatchLogs,
 };
 
 /// The WebSocket sub-protocol; its number is the major version of the protocol.
@@ -190,7 +190,7 @@ pub enum ToGateway {
     /// The page for the Gateway's own host.
     LandingPage(LandingPage),
     /// The Agent is shutting down: no new Streams, please.
-    Draining,
+    Draining(Leaving),
     /// The Agent closes the Session.
     Bye,
     /// An answer to a message that this side does not know.
@@ -228,8 +228,8 @@ pub enum ToAgent {
     Routes(RouteNews),
     /// A request could not be answered.
     Failed(Failed),
-    /// The Gateway is shutting down: it opens no new Streams.
-    Draining,
+    /// The Gateway opens no new Streams: it is shutting down, or the Agent has said that it is.
+    Draining(Sealed),
     /// The Gateway closes the Session.
     Bye,
     /// An answer to a message that this side does not know.
@@ -394,6 +394,7 @@ mod tests {
             r#""type":"update","request":1,"targetVersion":"2.0.0""#.to_owned(),
             r#""type":"landing-page","request":1,"html":"<p>""#.to_owned(),
             r#""type":"draining""#.to_owned(),
+            r#""type":"draining","seconds":5"#.to_owned(),
             r#""type":"bye""#.to_owned(),
             r#""type":"unsupported","what":"x""#.to_owned(),
         ];
@@ -415,6 +416,7 @@ mod tests {
                 .to_owned(),
             r#""type":"failed","request":9,"error":"e""#.to_owned(),
             r#""type":"draining""#.to_owned(),
+            r#""type":"draining","opened":12"#.to_owned(),
         ];
         let mut seen = Vec::new();
         let mut note = |json: &[u8]| {

@@ -23,6 +23,7 @@ pub mod forwarded;
 pub mod head;
 pub mod hostname;
 pub mod landing;
+pub mod lasting;
 pub mod login;
 pub mod mapping;
 pub mod target;

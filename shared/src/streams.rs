@@ -3,10 +3,13 @@
 //! Pure but for its lock. Frames of a Stream that has ended were in flight and are dropped; Frames of a Stream
 //! that never was are a protocol error (`docs/protocol.md`, "Streams").
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use crate::threads::lock;
+
+/// Most numbers that are remembered as not having come; there are as many as Opens that overtake one another.
+const MAX_GAPS: usize = 4096;
 
 /// What a number stands for.
 #[derive(Debug)]
@@ -30,11 +33,43 @@ struct Inner<S> {
     open: HashMap<u32, Arc<S>>,
     highest: u32,
     closed: bool,
+    /// None is opened any more; those that are go on.
+    sealed: bool,
+    /// Numbers below the highest that have not come.
+    gaps: HashSet<u32>,
+    /// There were more of them than are remembered.
+    gaps_lost: bool,
+}
+
+impl<S> Inner<S> {
+    /// A number has come.
+    fn note(&mut self, number: u32) {
+        if number <= self.highest {
+            self.gaps.remove(&number);
+            return;
+        }
+        let gap = (number - self.highest - 1) as usize;
+        if self.gaps.len() + gap > MAX_GAPS {
+            self.gaps_lost = true;
+        } else {
+            self.gaps.extend(self.highest + 1..number);
+        }
+        self.highest = number;
+    }
 }
 
 impl<S> Default for Streams<S> {
     fn default() -> Self {
-        Streams { inner: Mutex::new(Inner { open: HashMap::new(), highest: 0, closed: false }) }
+        Streams {
+            inner: Mutex::new(Inner {
+                open: HashMap::new(),
+                highest: 0,
+                closed: false,
+                sealed: false,
+                gaps: HashSet::new(),
+                gaps_lost: false,
+            }),
+        }
     }
 }
 
@@ -43,7 +78,7 @@ impl<S> Default for Streams<S> {
 pub enum NoStream {
     /// As many as allowed are open.
     Full,
-    /// The Session is over, or all 2^32 - 1 numbers are used up.
+    /// The Session is over or takes leave, or all 2^32 - 1 numbers are used up.
     Closed,
     /// The number was used before (the peer's mistake).
     Reused,
@@ -53,7 +88,7 @@ impl<S> Streams<S> {
     /// Gateway: opens a Stream with the next number, at most `most` at a time.
     pub fn open(&self, stream: Arc<S>, most: usize) -> Result<u32, NoStream> {
         let mut inner = lock(&self.inner);
-        if inner.closed || inner.highest == u32::MAX {
+        if inner.closed || inner.sealed || inner.highest == u32::MAX {
             return Err(NoStream::Closed);
         }
         if inner.open.len() >= most {
@@ -65,6 +100,13 @@ impl<S> Streams<S> {
         Ok(number)
     }
 
+    /// Gateway: opens none any more. Gives how many have been.
+    pub fn seal(&self) -> u32 {
+        let mut inner = lock(&self.inner);
+        inner.sealed = true;
+        inner.highest
+    }
+
     /// Agent: a Stream that the Gateway opened. Numbers may arrive out of order over several Links, so a number is
     /// taken as reused only while its Stream is open.
     pub fn accept(&self, number: u32, stream: Arc<S>, most: usize) -> Result<(), NoStream> {
@@ -72,7 +114,7 @@ impl<S> Streams<S> {
         if inner.closed {
             return Err(NoStream::Closed);
         }
-        inner.highest = inner.highest.max(number);
+        inner.note(number);
         if inner.open.len() >= most {
             return Err(NoStream::Full);
         }
@@ -102,8 +144,20 @@ impl<S> Streams<S> {
 
     /// A `Reset` may name a Stream whose `Open` was withdrawn before it was sent.
     pub fn skip(&self, number: u32) {
+        lock(&self.inner).note(number);
+    }
+
+    /// Agent: whether all of the first `count` Streams have come, over whichever Link.
+    pub fn have_come(&self, count: u32) -> bool {
+        let inner = lock(&self.inner);
+        inner.highest >= count && inner.gaps.is_empty() && !inner.gaps_lost
+    }
+
+    /// Agent: a Link is closed; what has not come was on it, as likely as not, and will not come.
+    pub fn forget_gaps(&self) {
         let mut inner = lock(&self.inner);
-        inner.highest = inner.highest.max(number);
+        inner.gaps = HashSet::new();
+        inner.gaps_lost = false;
     }
 
     /// The Stream has ended.
@@ -167,6 +221,36 @@ mod tests {
         assert_eq!(streams.accept(4, Arc::new(()), 9), Ok(()));
         assert_eq!(streams.accept(5, Arc::new(()), 9), Err(NoStream::Reused));
         assert_eq!(kind(streams.get(3)), "ended");
+    }
+
+    #[test]
+    fn it_is_known_whether_all_have_come() {
+        let streams = Streams::default();
+        assert!(streams.have_come(0) && !streams.have_come(1));
+        for number in [1, 4, 2] {
+            streams.accept(number, Arc::new(()), 9).unwrap();
+        }
+        assert!(!streams.have_come(4), "the third is missing");
+        streams.skip(3);
+        assert!(streams.have_come(4) && !streams.have_come(5));
+        streams.remove(1);
+        streams.accept(6, Arc::new(()), 9).unwrap();
+        assert!(!streams.have_come(6));
+        streams.forget_gaps();
+        assert!(streams.have_come(6));
+        streams.accept(u32::MAX, Arc::new(()), 9).unwrap();
+        assert!(!streams.have_come(6), "nobody knows, and nothing was remembered");
+    }
+
+    #[test]
+    fn a_sealed_table_keeps_what_is_open() {
+        let streams = Streams::default();
+        assert_eq!(streams.open(Arc::new(()), 9), Ok(1));
+        assert_eq!(streams.open(Arc::new(()), 9), Ok(2));
+        streams.remove(2);
+        assert_eq!(streams.seal(), 2);
+        assert_eq!(streams.open(Arc::new(()), 9), Err(NoStream::Closed));
+        assert_eq!((streams.seal(), streams.len()), (2, 1));
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Tunnel {
                         }
                         return give_up(Step::Greeting, "the gateway answers what was not asked".into());
                     }
-                    ToAgent::Draining => session.drain(),
+                    ToAgent::Draining(_) => session.drain(),
                     ToAgent::Bye => return give_up(Step::Greeting, "the gateway is shutting down".into()),
                     other => self.strange(&other),
                 },

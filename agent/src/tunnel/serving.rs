@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 use shared::backoff;
+use shared::control::Leaving;
 use shared::hello::{CLOSE_REPLACED, GREETING_SECONDS, ToAgent, ToGateway, Welcome};
 use shared::link::{Link, Threads};
 use shared::links::MOST_LINKS;
@@ -26,8 +27,12 @@ const WELCOME: Duration = Duration::from_secs(GREETING_SECONDS);
 const WELCOME_AT_LAST: Duration = Duration::from_secs(3);
 /// How long to wait for the Gateway's answer to `draining`.
 const DRAIN_ANSWER: Duration = Duration::from_secs(2);
-/// No Stream for this long after it, and none is coming.
+/// No Stream for this long after it, and none is coming, from a Gateway that does not say how many it has opened.
 const DRAIN_QUIET: Duration = Duration::from_millis(100);
+/// How often is looked, while we take leave, at what still runs.
+const DRAIN_ROUND: Duration = Duration::from_millis(10);
+/// How long the Gateway may take to read the last that we send.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Tunnel {
     /// Keeps an established Session going until it ends.
@@ -93,7 +98,7 @@ impl Tunnel {
                         wanted.acknowledged(&ack);
                         self.core.tell_standings(self.note_ack(&ack));
                     }
-                    ToAgent::Draining => {
+                    ToAgent::Draining(_) => {
                         log::info!("gateway {}: it is shutting down", self.url);
                     }
                     ToAgent::Bye => session.end("the gateway is shutting down"),
@@ -172,53 +177,103 @@ impl Tunnel {
         }
     }
 
-    /// Takes no new Streams and lets running ones finish.
+    /// Takes leave: the Gateway opens no more Streams and holds its visitors, those that would never end are ended, the
+    /// others finish, and the Gateway has everything before the Links are closed. [`Agent::stop`](crate::Agent::stop) has
+    /// waited for the long ones.
     fn drain(&self, session: &Session, wanted: &mut Wanted, events: &Receiver<Event>, until: Instant) {
         session.drain();
         if let Some(link) = session.links.speaker() {
-            link.control(&ToGateway::Draining.to_json());
+            let left = until.saturating_duration_since(Instant::now());
+            let leaving = Leaving { seconds: Some(left.as_secs() + 1) };
+            link.control(&ToGateway::Draining(leaving).to_json());
             link.flush();
         }
-        // The Gateway answers on every Link when it opens no more Streams; one may have been opened just before.
         let patience = (Instant::now() + DRAIN_ANSWER).min(until);
-        let mut answered = 0;
+        let mut farewell = Farewell::default();
         let mut quiet = Instant::now();
         while Instant::now() < until && !session.links().is_empty() {
             let now = Instant::now();
-            let waits_for_answer = answered < session.links().len() && now < patience;
-            if waits_for_answer || !session.streams.is_empty() {
+            let sealed = farewell.is_sealed(session.links().len()) || now >= patience;
+            if sealed {
+                // Visitors who come back from here on are held.
+                session.part();
+            }
+            if !sealed || !session.streams.is_empty() {
                 quiet = now;
             }
-            if now >= quiet + DRAIN_QUIET {
+            let all_came = match farewell.opened {
+                Some(opened) => session.streams.have_come(opened) || now >= patience,
+                None => now >= quiet + DRAIN_QUIET,
+            };
+            if sealed && session.streams.is_empty() && all_came {
                 break;
             }
             // What the Operator changes meanwhile concerns what still runs.
             self.catch_up(session, wanted);
-            match events.recv_timeout(DRAIN_QUIET / 4) {
-                Ok(Event::LinkClosed(link, _)) => {
-                    session.lose(&link);
-                    wanted.lost(&link);
-                }
-                Ok(Event::Message(_, message)) => match *message {
-                    ToAgent::Draining => answered += 1,
-                    ToAgent::ConfigAck(ack) => {
-                        wanted.acknowledged(&ack);
-                        self.core.tell_standings(self.note_ack(&ack));
-                    }
-                    ToAgent::Bye => session.end("the gateway is shutting down"),
-                    other => log::debug!("gateway {}: while we take leave: {other:?}", self.url),
-                },
-                Ok(Event::Joined(_, Ok((link, _)))) => link.close("the agent is shutting down"),
-                // We stop already; and changes are looked for in each round.
-                Ok(Event::Joined(_, Err(_)) | Event::Look | Event::Reconnect | Event::Stop { .. }) => {}
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => break,
-            }
+            self.hear_at_last(session, wanted, &mut farewell, events);
         }
-        if let Some(link) = session.links.speaker() {
+        session.cut();
+        // Closing a Link throws away what it has not sent.
+        let patience = Instant::now() + LAST_WORDS;
+        while session.links().iter().any(|link| link.unsent() > 0) && Instant::now() < patience {
+            self.hear_at_last(session, wanted, &mut farewell, events);
+        }
+        for link in session.links() {
             link.control(&ToGateway::Bye.to_json());
             link.flush();
         }
+        // The Gateway has read everything when it closes them.
+        while !session.links().is_empty() && Instant::now() < patience {
+            self.hear_at_last(session, wanted, &mut farewell, events);
+        }
+    }
+
+    /// Takes an event while we take leave, and waits a little for one.
+    fn hear_at_last(
+        &self,
+        session: &Session,
+        wanted: &mut Wanted,
+        farewell: &mut Farewell,
+        events: &Receiver<Event>,
+    ) {
+        match events.recv_timeout(DRAIN_ROUND) {
+            Ok(Event::LinkClosed(link, _)) => {
+                session.lose(&link);
+                wanted.lost(&link);
+            }
+            Ok(Event::Message(_, message)) => match *message {
+                ToAgent::Draining(sealed) => {
+                    farewell.answers += 1;
+                    farewell.opened = sealed.opened.or(farewell.opened);
+                }
+                ToAgent::ConfigAck(ack) => {
+                    wanted.acknowledged(&ack);
+                    self.core.tell_standings(self.note_ack(&ack));
+                }
+                ToAgent::Bye => session.end("the gateway is shutting down"),
+                other => log::debug!("gateway {}: while we take leave: {other:?}", self.url),
+            },
+            Ok(Event::Joined(_, Ok((link, _)))) => link.close("the agent is shutting down"),
+            // We stop already; and changes are looked for in each round.
+            Ok(Event::Joined(_, Err(_)) | Event::Look | Event::Reconnect | Event::Stop { .. }) => {}
+            // Disconnected is impossible: the tunnel itself holds a sender.
+            Err(_) => {}
+        }
+    }
+}
+
+/// What the Gateway has answered to our `draining`.
+#[derive(Default)]
+struct Farewell {
+    answers: usize,
+    /// How many Streams it has opened; an older one does not say.
+    opened: Option<u32>,
+}
+
+impl Farewell {
+    /// Whether it opens no more. One that does not say how many it has opened answers on each Link, behind what it opened.
+    fn is_sealed(&self, links: usize) -> bool {
+        self.opened.is_some() || self.answers >= links
     }
 }
 

@@ -1,11 +1,16 @@
 //! What visitors see while a daemon is started again: nothing but a wait, as far as that can be.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use e2e::journal::{PATIENCE, until};
+use e2e::message::Broken;
 use e2e::sample::beside;
 use e2e::visitor::Visitor;
-use e2e::world::{Folder, World};
+use e2e::world::{Folder, Gateway, World};
 
 /// A world whose Gateway remembers names, and the folder in which it does.
 fn remembering(hold_seconds: u32) -> (Folder, World) {
@@ -97,4 +102,133 @@ fn a_remembered_wildcard_does_not_take_the_gateways_own_name() {
     let waiting = beside(move || Visitor::connect(address, "other.wild.test").get("/hello").status());
     world.agents[0].start_again();
     assert_eq!(waiting.join().expect("a visitor"), 200);
+}
+
+/// What visitors saw who asked for `/hello` again and again: anything but 200, and the longest wait.
+struct Asking {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<(Vec<String>, Duration, usize)>>,
+}
+
+impl Asking {
+    fn start(address: SocketAddr, host: &'static str, visitors: usize) -> Asking {
+        let stop = Arc::new(AtomicBool::new(false));
+        let ask = move |stop: Arc<AtomicBool>| {
+            let mut visitor = Visitor::connect(address, host);
+            let (mut wrong, mut longest, mut count) = (Vec::new(), Duration::ZERO, 0);
+            while !stop.load(Relaxed) {
+                let began = Instant::now();
+                match visitor.try_request("GET", "/hello", &[], None) {
+                    Ok(answer) if answer.status() == 200 => {}
+                    Ok(answer) => wrong.push(format!("{answer:?}")),
+                    Err(failed) => {
+                        wrong.push(format!("{failed:?}"));
+                        visitor = Visitor::connect(address, host);
+                    }
+                }
+                longest = longest.max(began.elapsed());
+                count += 1;
+                // Steady, not a flood; nobody waits for this.
+                thread::park_timeout(Duration::from_millis(2));
+            }
+            (wrong, longest, count)
+        };
+        let spawn = |_| {
+            let stop = Arc::clone(&stop);
+            beside(move || ask(stop))
+        };
+        let threads = (0..visitors).map(spawn).collect();
+        Asking { stop, threads }
+    }
+
+    /// Ends it, and gives the longest wait. Nobody may have seen anything but 200.
+    fn longest(self) -> Duration {
+        self.stop.store(true, Relaxed);
+        let (mut longest, mut count) = (Duration::ZERO, 0);
+        for thread in self.threads {
+            let (wrong, waited, asked) = thread.join().expect("a visitor");
+            assert!(wrong.is_empty(), "{} of {asked} answers are wrong: {}", wrong.len(), wrong[0]);
+            (longest, count) = (longest.max(waited), count + asked);
+        }
+        assert!(count > 10, "nobody has asked");
+        longest
+    }
+}
+
+/// Opens a connection to `/upgrade` of which bytes come back.
+fn upgraded(address: SocketAddr, host: &str) -> Visitor {
+    let mut visitor = Visitor::connect(address, host);
+    visitor.ask("GET", "/upgrade", &[("Connection", "upgrade"), ("Upgrade", "test/1")]);
+    let head = visitor.head("GET");
+    assert_eq!(head.status(), 101, "{head:?}");
+    assert_eq!(visitor.raw(24), b"hello from the upstream\n");
+    visitor
+}
+
+#[test]
+fn a_planned_restart_of_the_agent_costs_visitors_a_moment() {
+    let mut world = World::start();
+    let upstream = world.publish("busy.test");
+    upstream.on("/events", |x| {
+        x.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        x.chunk(b"data: hello\n\n")?;
+        x.wait_gone()
+    });
+    let address = world.gateway().address();
+    // Each comes back when its connection ends, as browsers do.
+    let lasting: Vec<_> = (0..50)
+        .map(|_| {
+            let mut visitor = upgraded(address, "busy.test");
+            beside(move || {
+                let ended = visitor.ending();
+                drop(visitor);
+                (ended, upgraded(address, "busy.test"))
+            })
+        })
+        .collect();
+    let mut events = world.visitor("busy.test");
+    events.ask("GET", "/events", &[("Accept", "text/event-stream")]);
+    assert_eq!(events.head("GET").status(), 200);
+    assert_eq!(events.piece(), Ok(Some(b"data: hello\n\n".to_vec())));
+    let asking = Asking::start(address, "busy.test", 4);
+    let began = Instant::now();
+    world.agent().daemon.signal("TERM");
+    assert_eq!(events.piece(), Ok(None), "an event stream ends as it should, and its reader comes back");
+    assert_eq!(world.agents[0].daemon.wait_exit(PATIENCE).code(), Some(0));
+    let stopped = began.elapsed();
+    world.agents[0].start_again();
+    for visitor in lasting {
+        let (ended, mut again) = visitor.join().expect("a visitor");
+        assert_eq!(ended, Broken::Closed, "in an orderly way");
+        again.send(b"still here");
+        assert_eq!(again.raw(10), b"still here");
+    }
+    let outage = began.elapsed();
+    let longest = asking.longest();
+    eprintln!(
+        "the Agent stopped in {stopped:?}, all were back after {outage:?}, the longest wait was {longest:?}"
+    );
+    assert!(stopped < Duration::from_secs(5), "nothing was to be waited for, but: {stopped:?}");
+}
+
+#[test]
+fn an_agent_that_stops_leaves_all_gateways_at_the_same_time() {
+    let mut world = World::plan().gateways(2).gateway("Gateway__HoldSeconds", "0").start();
+    let upstream = world.publish("both.test");
+    let served = |gateway: &Gateway| gateway.visitor("both.test").get("/hello").status() == 200;
+    until("both in service", PATIENCE, || world.gateways.iter().all(served).then_some(()));
+    let mut running = world.gateways[0].visitor("both.test");
+    running.ask("POST", "/echo", &[("Content-Length", "4")]);
+    upstream.wait_request("/echo");
+    world.agent().daemon.signal("TERM");
+    world.agents[0].daemon.wait_line("have their time");
+    for _ in 0..20 {
+        assert!(
+            world.gateways.iter().all(served),
+            "the other Gateway's visitors need not wait for this one's"
+        );
+    }
+    running.send("done");
+    assert_eq!(running.response("POST").text(), "done");
+    assert_eq!(world.agents[0].daemon.wait_exit(Duration::from_secs(10)).code(), Some(0));
 }

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use shared::exchange::{Exchange, Line, Next, Order, Port, Wants};
 use shared::frame::{Frame, Open, Side};
 use shared::head::{self, Framing};
+use shared::lasting::LONG;
 use shared::reason::Reason;
 
 /// Links of the Session.
@@ -91,6 +92,8 @@ struct Reply {
     cut: Option<usize>,
     /// Bytes that nobody asked for behind it.
     stray: bool,
+    /// By its type it has no end.
+    events: bool,
 }
 
 /// Position and exchange can be told from each byte.
@@ -347,6 +350,8 @@ pub struct World {
     replies: Vec<Reply>,
     /// Something happened to it, so it may fail.
     disturbed: Vec<bool>,
+    /// A daemon that stops has ended it.
+    parted: Vec<bool>,
     /// How often it reached the service completely.
     served: Vec<usize>,
     visitors: Vec<Visitor>,
@@ -405,6 +410,7 @@ impl World {
                 .zip(&replies)
                 .map(|(ask, reply)| ask.cut.is_some() || reply.cut.is_some())
                 .collect(),
+            parted: vec![false; asks.len()],
             served: vec![0; asks.len()],
             asks,
             replies,
@@ -432,6 +438,11 @@ impl World {
         while self.settle() {
             rounds += 1;
             assert!(rounds < 10_000, "it never ends\n{}", self.story());
+            // Most answers are under way only now.
+            if self.dice.one_in(40) {
+                let v = self.dice.roll(self.visitors.len());
+                self.part(v);
+            }
         }
         self.check();
     }
@@ -500,7 +511,7 @@ impl World {
 
     /// Something that nobody wished for.
     fn misfortune(&mut self, v: usize) {
-        match self.dice.roll(5) {
+        match self.dice.roll(6) {
             0 => {
                 let lane = self.dice.roll(LANES);
                 if self.lanes.iter().filter(|lane| lane.alive).count() > 1 {
@@ -543,6 +554,7 @@ impl World {
                     self.gateway_proceeds(v);
                 }
             }
+            4 => self.part(v),
             _ => {
                 if let Some(c) = self.connections.iter().position(|c| c.end.is_some()) {
                     let end = self.connections[c].end.as_mut().expect("just found");
@@ -554,6 +566,31 @@ impl World {
                     self.agent_proceeds(c);
                 }
             }
+        }
+    }
+
+    /// One of the daemons stops.
+    fn part(&mut self, v: usize) {
+        let age = [0, LONG][self.dice.roll(2)];
+        let mut did = Did::default();
+        if self.dice.one_in(2) {
+            let visitor = &mut self.visitors[v];
+            let Some(end) = visitor.end.as_mut().filter(|end| end.exchange.is_open()) else { return };
+            self.log.push(format!("gateway parts with {}", end.k));
+            (self.disturbed[end.k], self.parted[end.k]) = (true, true);
+            end.exchange.part(age, &mut Desk(&mut visitor.outbox, &mut did));
+            queue(&mut self.lanes, Side::Agent, end.home, end.home, &mut did);
+            self.gateway_proceeds(v);
+        } else {
+            let open = |c: &Connection| c.end.as_ref().is_some_and(|end| end.exchange.is_open());
+            let Some(c) = self.connections.iter().position(open) else { return };
+            let connection = &mut self.connections[c];
+            let end = connection.end.as_mut().expect("just found");
+            self.log.push(format!("agent parts with {}", end.k));
+            (self.disturbed[end.k], self.parted[end.k]) = (true, true);
+            end.exchange.part(age, &mut Desk(&mut connection.outbox, &mut did));
+            queue(&mut self.lanes, Side::Gateway, end.home, end.home, &mut did);
+            self.agent_proceeds(c);
         }
     }
 
@@ -1027,6 +1064,9 @@ impl World {
                 framed = Vec::new();
             }
             let close = if reply.close && reply.status != 101 { "Connection: close\r\n" } else { "" };
+            if reply.events {
+                field += "Content-Type: text/event-stream\r\n";
+            }
             bytes.extend(
                 format!("HTTP/1.1 {} X\r\nNumber: {k}\r\n{field}{close}\r\n", reply.status).into_bytes(),
             );
@@ -1274,7 +1314,8 @@ impl World {
                 let whole = until_close && over && !visitor.reset && found.body == body;
                 assert!(whole || may_fail || visitor.gone, "{k} got {:?}\n{}", found.body, self.story());
                 assert!(over, "an answer that was cut leaves the connection open\n{}", self.story());
-                if until_close && !visitor.reset && !visitor.gone && !self.disturbed[k] {
+                let shown = !self.disturbed[k] || self.parted[k] && !reply.events && reply.cut.is_none();
+                if until_close && !visitor.reset && !visitor.gone && shown {
                     assert_eq!(found.body, body, "{}", self.story());
                 }
                 self.complete += usize::from(whole);
@@ -1282,8 +1323,11 @@ impl World {
             }
             // The end of a body without length cannot be told from a cut.
             let unclear = reply.body == Body::UntilClose && reply.cut.is_some();
+            // One without end by its type ends well wherever it is.
+            let parted = self.parted[k] && reply.events;
+            let unclear = unclear || parted;
             assert!(found.body == body || unclear, "{k} got {:?}\n{}", found.body, self.story());
-            if reply.body == Body::Trailers && !ask.http10 && !no_body {
+            if reply.body == Body::Trailers && !ask.http10 && !no_body && !parted {
                 assert_eq!(found.trailers, format!("X-Sum: {k}\r\n"), "{}", self.story());
             }
             complete += 1;
@@ -1357,5 +1401,6 @@ fn reply(dice: &mut Dice, ask: &Ask) -> Reply {
         close: (body == Body::UntilClose && !matches!(status, 101 | 204)) || status == 101 || dice.one_in(8),
         cut: dice.one_in(12).then(|| dice.roll(300)),
         stray: dice.one_in(10),
+        events: dice.one_in(4),
     }
 }

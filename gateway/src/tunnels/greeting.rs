@@ -1,6 +1,6 @@
 //! How an Agent's Link is greeted: who may be one, which Session it begins or joins, and which Session that replaces.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use shared::hello::{GREETING_SECONDS, Hello, Refused, Welcome};
@@ -101,6 +101,7 @@ impl Tunnels {
                     link_count: AtomicUsize::new(0),
                     configured: AtomicBool::new(false),
                     draining: AtomicBool::new(false),
+                    leaves_until: AtomicU64::new(0),
                     applied: Mutex::default(),
                     told: Mutex::default(),
                     untold: AtomicBool::new(false),

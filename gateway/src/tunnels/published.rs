@@ -32,8 +32,9 @@ pub(crate) struct Target {
 pub(crate) enum Choice {
     /// Send it to this Session.
     Serve(Arc<Session>, MappingId, Arc<Requests>),
-    /// The Agent has been away for a moment, or the Gateway has just been started: keep the request for a while.
-    Hold,
+    /// The Agent has been away for a moment or is about to go, or the Gateway has just been started: keep the request for
+    /// a while, which is counted from this time (microseconds).
+    Hold(u64),
     /// The Agent is away.
     Away,
     /// Nobody publishes this name.
@@ -202,7 +203,11 @@ impl Tunnels {
     pub(crate) fn choose_awaited(&self) -> Choice {
         let arriving = monotime::micros() < self.settings.hold_seconds * 1_000_000;
         let greeting = || self.sessions().iter().any(|session| !session.configured.load(Relaxed));
-        if self.settings.hold_seconds > 0 && (arriving || greeting()) { Choice::Hold } else { Choice::Away }
+        if self.settings.hold_seconds > 0 && (arriving || greeting()) {
+            Choice::Hold(monotime::micros())
+        } else {
+            Choice::Away
+        }
     }
 
     /// Who serves a host name now. Among several Agents the one with the fewest Streams, in turn when equal.
@@ -214,7 +219,7 @@ impl Tunnels {
         }
         let turn = if targets.len() > 1 { self.turn.fetch_add(1, Relaxed) } else { 0 };
         let mut best: Option<(usize, Arc<Session>, &Target)> = None;
-        let mut lost_lately = false;
+        let mut hold_from: Option<u64> = None;
         let now = monotime::micros();
         for i in 0..targets.len() {
             let target = &targets[(turn + i) % targets.len()];
@@ -227,10 +232,12 @@ impl Tunnels {
                     }
                 }
                 // Greeted, and its table is on its way; or draining, and its next Session is; or its Links are in doubt.
-                Some(_) => lost_lately = true,
+                Some(session) => hold_from = hold_from.max(Some(session.leaves_until().max(now))),
                 None => {
                     let away = state.lost.map_or(u64::MAX, |lost| now.saturating_sub(lost));
-                    lost_lately |= away < self.settings.hold_seconds * 1_000_000;
+                    if away < self.settings.hold_seconds * 1_000_000 {
+                        hold_from = hold_from.max(Some(now));
+                    }
                 }
             }
         }
@@ -238,8 +245,10 @@ impl Tunnels {
             Some((_, session, target)) => {
                 Choice::Serve(session, target.mapping, Arc::clone(&target.requests))
             }
-            None if lost_lately && self.settings.hold_seconds > 0 => Choice::Hold,
-            None => Choice::Away,
+            None => match hold_from.filter(|_| self.settings.hold_seconds > 0) {
+                Some(from) => Choice::Hold(from),
+                None => Choice::Away,
+            },
         }
     }
 }

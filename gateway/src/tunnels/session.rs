@@ -1,12 +1,13 @@
 //! One greeted life of an Agent's tunnel: its Links and Streams, and which Link a new Stream gets.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use shared::hello::{CLOSE_REPLACED, ConfigAck};
 use shared::link::Link;
 use shared::links::Links;
+use shared::monotime;
 use shared::reason::Reason;
 use shared::streams::Streams;
 use shared::threads::lock;
@@ -18,6 +19,8 @@ use crate::visitor::{Context, Visitor};
 const NEAR: u64 = 3_000;
 /// Streams that share a Link on a local line before the next one is used.
 const SHARED: usize = 256;
+/// What an Agent that is shutting down may announce at most, seconds.
+const MOST_LEAVING: u64 = 60;
 /// Differences in unsent bytes below this do not matter.
 const UNSENT_STEP: usize = 16 * 1024;
 
@@ -37,6 +40,8 @@ pub(crate) struct Session {
     pub(super) link_count: AtomicUsize,
     pub(super) configured: AtomicBool,
     pub(super) draining: AtomicBool,
+    /// Until when the Agent that said so may take, microseconds; 0 before.
+    pub(super) leaves_until: AtomicU64,
     /// The answer to the newest table that was applied.
     pub(super) applied: Mutex<Option<ConfigAck>>,
     /// What it was told last, by type of message, and over which Link.
@@ -125,9 +130,17 @@ impl Session {
         self.links.sound() > 0
     }
 
-    /// The Agent said that it is shutting down.
-    pub(crate) fn drain(&self) {
+    /// The Agent said that it is shutting down, within so many seconds. Opens no new Streams, and gives how many it has.
+    pub(crate) fn drain(&self, seconds: u64) -> u32 {
         self.draining.store(true, Relaxed);
+        let until = monotime::micros() + seconds.min(MOST_LEAVING) * 1_000_000;
+        self.leaves_until.store(until, Relaxed);
+        self.streams.seal()
+    }
+
+    /// Until when an Agent that is shutting down may take for what still runs; 0 when it is not. Microseconds.
+    pub(super) fn leaves_until(&self) -> u64 {
+        self.leaves_until.load(Relaxed)
     }
 
     /// Ends it at once: the Links' sockets are shut, never waited for, and every Stream ends with `reason`.

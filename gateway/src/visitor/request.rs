@@ -191,10 +191,10 @@ impl Visitor {
                         Begun::Used
                     }
                     // It ended between the choice and now.
-                    Err(NoStream::Closed | NoStream::Reused) => self.hold(inner, context, head, now),
+                    Err(NoStream::Closed | NoStream::Reused) => self.hold(inner, context, head, (now, now)),
                 }
             }
-            Choice::Hold => self.hold(inner, context, head, now),
+            Choice::Hold(from) => self.hold(inner, context, head, (now, from)),
             Choice::Away => {
                 self.answer_away(inner, context, head);
                 Begun::Used
@@ -326,10 +326,10 @@ impl Visitor {
         inner: &mut Inner,
         context: &mut Context,
         head: &RequestHead<'_>,
-        now: u64,
+        (now, from): (u64, u64),
     ) -> Begun {
         if inner.hold_until == 0 {
-            inner.hold_until = now + self.core.config.hold_seconds * 1_000_000;
+            inner.hold_until = from + self.core.config.hold_seconds * 1_000_000;
         }
         let most = MAX_HELD.min(self.core.bounds.places.saturating_sub(self.core.seats.taken()));
         let room = now < inner.hold_until && self.core.held.fetch_add(1, Relaxed) < most;
@@ -343,7 +343,7 @@ impl Visitor {
         self.deadline.store(inner.hold_until, Relaxed);
         inner.phase = Phase::Held;
         self.core.note_held(self.token);
-        if !matches!(self.core.choose(head), Choice::Hold) {
+        if !matches!(self.core.choose(head), Choice::Hold(_)) {
             // The Agent came between the choice and the note, and nobody would wake us.
             self.core.poller.resume(self.token);
         }

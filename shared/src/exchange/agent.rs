@@ -4,6 +4,7 @@ use super::halves::{Receiving, Sending};
 use super::{Exchange, IDLE_AT_AGENT, Order, POOL_TIME, Port, Role};
 use crate::frame::{Frame, Open};
 use crate::head::{self, Framing, RequestHead, ResponseFault};
+use crate::lasting::Course;
 use crate::login;
 use crate::reason::Reason;
 
@@ -48,6 +49,7 @@ impl Exchange {
             upgrade: open.upgrade,
             raw: false,
             status: 0,
+            course: Course::default(),
             interim: (0, 0),
             keep_alive: false,
             half_closed: false,
@@ -137,6 +139,7 @@ impl Exchange {
                 continue;
             }
             self.status = head.status;
+            self.course = Course::of(head.framing, head.get("content-type"));
             self.keep_alive = head.keep_alive && !login::in_response(&head);
             if let Some(seconds) = head.keep_alive_timeout {
                 // A second early: the service's clock starts before ours.

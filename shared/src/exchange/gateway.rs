@@ -5,6 +5,7 @@ use super::{Exchange, Failure, IDLE_AT_GATEWAY, Order, Port, Role};
 use crate::body::BodyFault;
 use crate::frame::{Frame, Open};
 use crate::head::{self, Framing, HopConnection, RequestHead, Version};
+use crate::lasting::Course;
 use crate::reason::Reason;
 
 impl Exchange {
@@ -27,6 +28,7 @@ impl Exchange {
             upgrade: open.upgrade,
             raw: false,
             status: 0,
+            course: Course::default(),
             interim: (0, 0),
             keep_alive: head.keep_alive,
             half_closed: false,
@@ -99,6 +101,7 @@ impl Exchange {
         // (RFC 9112 9.6). A stream of unknown length goes on beside the request.
         self.keep_alive &= self.sending.done || framing == Framing::Chunked;
         self.status = head.status;
+        self.course = Course::of(framing, head.get("content-type"));
         self.receiving.frame(framing);
         let connection = match (self.keep_alive, version) {
             (true, Version::Http11) => HopConnection::Default,

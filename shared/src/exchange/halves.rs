@@ -259,6 +259,19 @@ impl Receiving {
         Ok(())
     }
 
+    /// Nothing follows what has been delivered, although more was to come: ends it there, in the way of its framing.
+    pub(super) fn end_here(&mut self, raw: bool, port: &mut impl Port) {
+        self.done = true;
+        if raw {
+            return;
+        }
+        let mut out = Vec::new();
+        // Only a body of known length can end too early, and such a one has not been ended here.
+        if self.encoder.finish(None, &mut out).is_ok() && !out.is_empty() {
+            port.write(&[&out]);
+        }
+    }
+
     /// Of what was written, `waiting` bytes are left: how many of a body the socket took, if any.
     pub(super) fn taken(&mut self, waiting: usize) -> Option<usize> {
         let still = self.unconsumed.min(waiting);

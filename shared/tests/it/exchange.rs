@@ -3,6 +3,8 @@
 use shared::exchange::{Exchange, Line, Next, Order, Port};
 use shared::frame::{Frame, Open};
 use shared::head;
+use shared::lasting::LONG;
+use shared::reason::Reason;
 
 use crate::corpus::checks::exchange::world::{Dice, World};
 
@@ -134,4 +136,103 @@ fn credit_follows_what_the_socket_took() {
     assert!(exchange.written(0, 0, line, &mut did));
     assert_eq!(did.1, ["Credit { stream: 1, bytes: 8 }"]);
     assert!(!exchange.written(0, 0, line, &mut did), "it is granted once");
+}
+
+/// The Gateway's end of a request, and what the Agent sends for it: a head with these fields, and a first piece.
+fn answered(request: &str, flags: (bool, bool), fields: &str) -> (Exchange, Did) {
+    let bytes = format!("{request}\r\nHost: app.example.com\r\nConnection: upgrade\r\nUpgrade: raw\r\n\r\n");
+    let (head, _) = head::parse_request(bytes.as_bytes()).expect("a head").expect("all of it");
+    let open = Open {
+        stream: 1,
+        body: false,
+        upgrade: true,
+        credit: 10,
+        mapping: [0; 16],
+        request_id: "r",
+        visitor: "192.0.2.1",
+        head: b"",
+    };
+    let mut did = Did::default();
+    let mut exchange = Exchange::ask(&open, &head, 10, 0, &mut did);
+    let (body, switched) = flags;
+    let status = if switched { "101" } else { "200" };
+    let head = format!("HTTP/1.1 {status} OK\r\n{fields}\r\n");
+    let head = Frame::Head { stream: 1, body, switched, interim: false, head: head.as_bytes() };
+    exchange.frame(&head, 0, &mut did).unwrap();
+    exchange.frame(&data(b"first", None, false), 0, &mut did).unwrap();
+    (exchange, Did::default())
+}
+
+const EVENTS: &str = "Content-Type: text/event-stream\r\n";
+
+#[test]
+fn a_gateway_that_stops_ends_what_never_ends_in_good_order() {
+    let (mut exchange, mut did) = answered("GET / HTTP/1.1", (true, false), EVENTS);
+    assert!(!exchange.may_finish(0));
+    exchange.part(0, &mut did);
+    assert_eq!(did.0, b"0\r\n\r\n");
+    assert!(did.1.len() == 1 && did.1[0].contains("Draining"), "{:?}", did.1);
+    assert_eq!((exchange.is_open(), exchange.failure()), (false, None));
+    assert_eq!((exchange.next(1), exchange.next(0)), (Next::Wait, Next::Finish));
+    // HTTP/1.0: the end of the connection is the end of the answer.
+    let (mut exchange, mut did) = answered("GET / HTTP/1.0", (true, false), EVENTS);
+    exchange.part(0, &mut did);
+    assert_eq!((did.0.len(), exchange.next(0)), (0, Next::Finish));
+    assert!(!exchange.may_be_followed(0, 0));
+}
+
+#[test]
+fn a_daemon_that_stops_waits_for_what_may_end_and_then_cuts_it_off() {
+    for (fields, flags) in [("", (true, false)), ("Content-Length: 9\r\n", (true, false))] {
+        let (mut exchange, mut did) = answered("GET / HTTP/1.1", flags, fields);
+        exchange.part(LONG - 1, &mut did);
+        assert!(exchange.may_finish(LONG - 1) && did.0.is_empty() && did.1.is_empty(), "{:?}", did.1);
+        exchange.part(LONG, &mut did);
+        let cut = fields.is_empty();
+        assert_eq!(exchange.may_finish(LONG), !cut, "{fields:?}");
+        assert_eq!(exchange.next(0), if cut { Next::Cut } else { Next::Wait }, "{fields:?}");
+        assert_eq!(did.0, b"", "a cut answer gets no end");
+    }
+}
+
+#[test]
+fn an_upgraded_connection_ends_with_what_has_been_delivered() {
+    let (mut exchange, mut did) = answered("GET / HTTP/1.1", (false, true), "");
+    exchange.part(0, &mut did);
+    assert_eq!(exchange.next(5), Next::Wait, "what is here is sent first");
+    assert_eq!(exchange.next(0), Next::HalfClose);
+    exchange.closed_sending_half();
+    assert_eq!((exchange.next(0), exchange.failure()), (Next::Finish, None));
+}
+
+#[test]
+fn whoever_has_everything_of_an_upgraded_connection_sees_no_failure() {
+    for taken in [true, false] {
+        let (mut exchange, mut did) = answered("GET / HTTP/1.1", (false, true), "");
+        exchange.frame(&data(b"", None, true), 0, &mut did).unwrap();
+        if taken {
+            assert_eq!(exchange.next(0), Next::HalfClose);
+            exchange.closed_sending_half();
+        }
+        exchange.lost(Reason::LinkLost, "");
+        assert_eq!(exchange.failure().is_some(), !taken);
+        assert_eq!(exchange.next(0), if taken { Next::Finish } else { Next::Cut });
+    }
+}
+
+#[test]
+fn an_agent_that_stops_ends_what_never_ends_behind_what_it_has_sent() {
+    let (mut exchange, mut did) = served("Content-Length: 3\r\n");
+    exchange.connected(false, 0);
+    let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{EVENTS}\r\n2\r\nhi\r\n");
+    let used = exchange.input(answer.as_bytes(), 0, &mut did);
+    exchange.input(&answer.as_bytes()[used..], 0, &mut did);
+    did.1.clear();
+    exchange.part(0, &mut did);
+    assert_eq!(did.1, ["Data { stream: 1, end: true, at: None, bytes: [] }"]);
+    assert_eq!((exchange.next(0), exchange.failure()), (Next::Finish, None));
+    assert!(!exchange.may_be_followed(0, 0), "the service has not ended it");
+    did.1.clear();
+    exchange.part(0, &mut did);
+    assert_eq!(did.1, [""; 0], "once");
 }

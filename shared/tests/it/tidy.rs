@@ -61,6 +61,7 @@ fn pure_modules_know_no_socket_thread_file_or_clock() {
         "head",
         "hello",
         "hostname",
+        "lasting",
         "login",
         "mapping",
         "reason",
