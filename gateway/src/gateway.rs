@@ -355,8 +355,8 @@ impl Gateway {
         self.core.tunnels.counts()
     }
 
-    /// Stops taking new requests, lets running ones finish for up to `drain`, and ends everything. Returns the names
-    /// of threads that had panicked: none, if all is well.
+    /// Stops taking new requests, ends those that would not end by themselves, lets the others finish for up to `drain`,
+    /// and ends everything. Returns the names of threads that had panicked: none, if all is well.
     pub fn stop(self, drain: Duration) -> Vec<&'static str> {
         let core = &self.core;
         // No more are accepted; who has been gets an answer to the request that is on its way.
@@ -373,7 +373,10 @@ impl Gateway {
         core.poller.resume(ingress::DRAIN);
         core.tunnels.drain();
         let deadline = Instant::now() + drain;
+        core.tunnels.part();
         while core.tunnels.counts().streams > 0 && Instant::now() < deadline {
+            // A WebSocket that has just been opened, an answer that has gone on for long.
+            core.tunnels.part();
             self.timer_stop.wait_timeout(Duration::from_millis(50));
         }
         let mut panicked = core.tunnels.stop();

@@ -229,6 +229,17 @@ impl Tunnels {
         }
     }
 
+    /// Ends the Streams that would not end by themselves.
+    pub(crate) fn part(&self) {
+        let mut context = Context::default();
+        for session in self.sessions() {
+            for (number, visitor) in session.streams.all() {
+                visitor.part(number, &mut context);
+            }
+        }
+        context.settle();
+    }
+
     /// Ends every Session and joins the threads of all Links. Returns the names of threads that panicked.
     pub(crate) fn stop(&self) -> Vec<&'static str> {
         for session in self.sessions() {

@@ -345,7 +345,8 @@ impl Visitor {
     /// Closes so that the visitor sees that the answer is not complete: a body that would end with the connection
     /// needs a reset for that, others end short of their declared or chunked end.
     fn abort(&self, inner: &mut Inner) {
-        let unclear = matches!(&inner.phase, Phase::Exchange(o) if o.exchange.ends_with_connection());
+        let unsent = inner.outbox.len();
+        let unclear = matches!(&inner.phase, Phase::Exchange(o) if o.exchange.ends_with_connection(unsent));
         if unclear && let Err(e) = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)) {
             log::debug!("cannot reset a visitor's connection: {e}");
         }

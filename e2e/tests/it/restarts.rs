@@ -212,6 +212,32 @@ fn a_planned_restart_of_the_agent_costs_visitors_a_moment() {
 }
 
 #[test]
+fn a_gateway_that_is_told_to_stop_does_not_wait_for_what_never_ends() {
+    let mut world = World::start();
+    let upstream = world.publish("lasting.test");
+    upstream.on("/events", |x| {
+        x.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        x.chunk(b"data: hello\n\n")?;
+        x.wait_gone()
+    });
+    let mut raw = upgraded(world.gateway().address(), "lasting.test");
+    let mut events = world.visitor("lasting.test");
+    events.ask("GET", "/events", &[]);
+    assert_eq!(events.head("GET").status(), 200);
+    assert_eq!(events.piece(), Ok(Some(b"data: hello\n\n".to_vec())));
+    let mut running = world.visitor("lasting.test");
+    running.ask("POST", "/echo", &[("Content-Length", "4")]);
+    upstream.wait_request("/echo");
+    world.gateway().daemon.signal("TERM");
+    assert_eq!(events.piece(), Ok(None), "the event stream ends as it should");
+    assert_eq!(raw.ending(), Broken::Closed, "in an orderly way");
+    running.send("done");
+    assert_eq!(running.response("POST").text(), "done", "what can finish has its time");
+    assert_eq!(world.gateways[0].daemon.wait_exit(Duration::from_secs(10)).code(), Some(0));
+    until("the service to be left", PATIENCE, || (upstream.closed() >= 2).then_some(()));
+}
+
+#[test]
 fn an_agent_that_stops_leaves_all_gateways_at_the_same_time() {
     let mut world = World::plan().gateways(2).gateway("Gateway__HoldSeconds", "0").start();
     let upstream = world.publish("both.test");

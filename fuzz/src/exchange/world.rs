@@ -847,7 +847,7 @@ impl World {
                 Next::Cut | Next::Close | Next::Retry => {
                     let end = visitor.end.take().expect("as before");
                     self.log.push(format!("gateway cuts {}: {:?}", end.k, end.exchange.failure()));
-                    visitor.reset = end.exchange.ends_with_connection();
+                    visitor.reset = end.exchange.ends_with_connection(visitor.outbox.len());
                     visitor.closed = true;
                     visitor.outbox.clear();
                     return;

@@ -63,6 +63,21 @@ impl Visitor {
         }
     }
 
+    /// The daemon stops: ends the answer if it would not end by itself, in the way that makes visitors come back.
+    pub(crate) fn part(self: &Arc<Self>, stream: u32, context: &mut Context) {
+        let mut inner = lock(&self.inner);
+        let inner = &mut *inner;
+        let age = monotime::micros().saturating_sub(inner.since);
+        if inner.ongoing(stream).is_none() {
+            return;
+        }
+        let Phase::Exchange(ongoing) = &mut inner.phase else { return };
+        let (exchange, mut carrier) = ongoing.machine(&mut inner.outbox, None, context);
+        exchange.part(age, &mut carrier);
+        let done = carrier.done;
+        self.follow_up(inner, done, context);
+    }
+
     /// Fails the Stream if `link` carried it, or a part of it.
     pub(crate) fn fail_on_link(self: &Arc<Self>, stream: u32, link: &Arc<Link>, context: &mut Context) {
         let mut inner = lock(&self.inner);

@@ -162,8 +162,10 @@ impl Exchange {
         self.keep_alive && self.sending.done
     }
 
-    /// The answer's end is the end of the connection, so one that is cut needs a reset to be told from a complete one.
-    pub fn ends_with_connection(&self) -> bool {
-        matches!(self.role, Role::Gateway { until_close: true, .. })
+    /// The answer's end is the end of the connection, so one that is cut needs a reset to be told from a complete one:
+    /// unless all of it has come, and none of it is among the `unsent` bytes that are left in the outbox.
+    pub fn ends_with_connection(&self, unsent: usize) -> bool {
+        let whole = self.receiving.done && unsent == 0;
+        matches!(self.role, Role::Gateway { until_close: true, .. }) && !whole
     }
 }

@@ -217,6 +217,8 @@ fn whoever_has_everything_of_an_upgraded_connection_sees_no_failure() {
         exchange.lost(Reason::LinkLost, "");
         assert_eq!(exchange.failure().is_some(), !taken);
         assert_eq!(exchange.next(0), if taken { Next::Finish } else { Next::Cut });
+        assert!(!exchange.ends_with_connection(0), "all of it has been taken, so that no reset is needed");
+        assert!(exchange.ends_with_connection(1));
     }
 }
 
