@@ -1,13 +1,16 @@
 //! What the Operator changes is in force soon, whatever the tunnel is doing at that moment.
 
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use e2e::journal::try_until;
+use e2e::journal::{PATIENCE, try_until, until};
 use e2e::line::Line;
 use e2e::peer::{Peer, hello};
+use e2e::socket::Socket;
 use e2e::upstream::Upstream;
-use e2e::world::{Agent, Folder, Gateway, Settings, mapping};
-use serde_json::json;
+use e2e::visitor::{Response, Visitor};
+use e2e::world::{Agent, Folder, Gateway, Settings, World, mapping};
+use serde_json::{Value, json};
 
 /// How long a change may take on a busy machine, with the pauses of an Agent that has lost its Gateway.
 const SOON: Duration = Duration::from_secs(15);
@@ -90,6 +93,65 @@ fn no_change_is_lost_whenever_it_comes() {
         last = name;
     }
     assert!(lost.is_empty(), "{} of {changes} were lost (seed {seed}): {lost:?}", lost.len());
+}
+
+#[test]
+fn what_is_saved_while_the_agent_stops_is_in_force_afterwards() {
+    let mut random = Random(number("OCTOPORTY_E2E_SEED", 4711));
+    let mut world = World::start();
+    let upstream = world.publish("d0.test");
+    let listed = world.agent().call("GET", "/api/v1/mappings", None).json();
+    let id = listed[0]["id"].as_str().expect("an id").to_owned();
+    let mut last = "d0.test".to_owned();
+    let mut saved = 0;
+    for n in 1..=number("OCTOPORTY_E2E_CHANGES", CHANGES) / 10 {
+        let mut running = world.visitor(&last);
+        let holds = random.below(2) == 0;
+        if holds {
+            let path = format!("/hold{n}");
+            upstream.on(&path, |x| {
+                let body = x.body()?;
+                x.reply(200, &[], &body)
+            });
+            running.ask("POST", &path, &[("Content-Length", "4")]);
+            upstream.wait_request(&path);
+        }
+        world.agent().daemon.signal("TERM");
+        // Not a pace: this is the random moment.
+        std::thread::park_timeout(Duration::from_micros(random.below(40_000)));
+        let name = format!("d{n}.test");
+        let body = mapping(&name, upstream.port(), json!({}));
+        let answer = try_call(world.agent(), "PUT", &format!("/api/v1/mappings/{id}"), &body);
+        if holds {
+            running.send("done");
+            assert_eq!(running.response("POST").text(), "done");
+        }
+        assert_eq!(world.agents[0].daemon.wait_exit(PATIENCE).code(), Some(0));
+        world.agents[0].start_again();
+        // Without an answer nobody knows; the Operator looks.
+        if answer.is_some_and(|answer| answer.status() == 200) {
+            last = name;
+            saved += 1;
+            until("what was saved to be in force", SOON, || {
+                (world.get(&last, "/hello").status() == 200).then_some(())
+            });
+        } else {
+            let listed = world.agent().call("GET", "/api/v1/mappings", None).json();
+            last = listed[0]["externalDomain"].as_str().expect("a name").to_owned();
+            world.agent().wait_connected();
+        }
+    }
+    assert!(saved > 0, "nothing was saved in time, so nothing was seen");
+}
+
+/// Calls the API of an Agent that may be gone.
+fn try_call(agent: &Agent, method: &str, path: &str, body: &Value) -> Option<Response> {
+    let tcp = TcpStream::connect(agent.api()).ok()?;
+    let authorization = format!("Bearer {}", agent.token());
+    let fields = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
+    let body = serde_json::to_vec(body).expect("JSON");
+    let mut visitor = Visitor::over(Socket::plain(tcp), &agent.api().to_string());
+    visitor.try_request(method, path, &fields, Some(&body)).ok()
 }
 
 #[test]
