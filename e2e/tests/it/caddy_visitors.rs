@@ -540,3 +540,36 @@ fn caddys_question_is_answered_for_published_names_only() {
     world.agents[0].wait_connected();
     until("known again", PATIENCE, || (ask(world.gateway(), target, &[]) == 200).then_some(()));
 }
+
+#[test]
+fn visitors_of_an_agent_that_is_started_again_see_an_end_and_come_back() {
+    if !caddy::is_here() {
+        return;
+    }
+    let mut home = home("ask");
+    let upstream = home.publish("app.test");
+    upstream.on("/events", |x| {
+        x.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        x.chunk(b"data: 1\n\n")?;
+        x.wait_gone()
+    });
+    let (_, mut socket) = home.caddy.visitor("app.test").websocket("/ws", &[]);
+    assert_alive(&mut socket, "before");
+    let mut events = home.caddy.visitor("app.test");
+    events.ask("GET", "/events", &[("Accept", "text/event-stream")]);
+    assert_eq!(events.head("GET").status(), 200);
+    assert_eq!(events.exactly(9), b"data: 1\n\n");
+    home.world.agent().daemon.signal("TERM");
+    assert_eq!(events.piece(), Ok(None), "the last chunk, as the service would have sent it");
+    assert!(socket.read().is_err(), "the WebSocket's connection has ended");
+    // Both come back while nobody is there.
+    let tls = home.caddy.visitor("app.test");
+    let again = sample::beside(move || tls.websocket("/ws", &[]).1);
+    let mut events = home.caddy.visitor("app.test");
+    events.ask("GET", "/events", &[("Accept", "text/event-stream")]);
+    assert_eq!(home.world.agents[0].daemon.wait_exit(PATIENCE).code(), Some(0));
+    home.world.agents[0].start_again();
+    assert_alive(&mut again.join().expect("a visitor"), "after");
+    assert_eq!(events.head("GET").status(), 200);
+    assert_eq!(events.exactly(9), b"data: 1\n\n");
+}

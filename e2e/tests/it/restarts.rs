@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use e2e::journal::{PATIENCE, until};
 use e2e::message::Broken;
+use e2e::peer::Peer;
 use e2e::sample::beside;
 use e2e::visitor::Visitor;
-use e2e::world::{Folder, Gateway, World};
+use e2e::world::{Folder, Gateway, Settings, World};
+use serde_json::json;
 
 /// A world whose Gateway remembers names, and the folder in which it does.
 fn remembering(hold_seconds: u32) -> (Folder, World) {
@@ -270,4 +272,29 @@ fn an_agent_that_stops_leaves_all_gateways_at_the_same_time() {
     running.send("done");
     assert_eq!(running.response("POST").text(), "done");
     assert_eq!(world.agents[0].daemon.wait_exit(Duration::from_secs(10)).code(), Some(0));
+}
+
+#[test]
+fn visitors_are_held_for_as_long_as_the_agent_announced() {
+    const ID: &str = "11111111-2222-4333-8444-555555555555";
+    let mut settings = Settings::gateway();
+    settings.set("Gateway__HoldSeconds", "1");
+    let gateway = Gateway::start(settings);
+    let mut old = Peer::publishing(gateway.address(), ID, &["leaving.test"]);
+    let mut running = gateway.visitor("leaving.test");
+    running.ask("GET", "/running", &[]);
+    let open = old.expect_open();
+    old.control(&json!({ "type": "draining", "seconds": 20 }));
+    assert_eq!(old.expect_control("draining")["opened"], 1);
+    let mut held = gateway.visitor("leaving.test");
+    held.ask("GET", "/", &[]);
+    held.expect_silence(Duration::from_millis(1500));
+    old.answer(open.stream, b"done");
+    assert_eq!(running.response("GET").text(), "done");
+    old.control(&json!({ "type": "bye" }));
+    assert!(old.ending().is_over());
+    let mut new = Peer::publishing(gateway.address(), ID, &["leaving.test"]);
+    let open = new.expect_open();
+    new.answer(open.stream, b"by the next one");
+    assert_eq!(held.response("GET").text(), "by the next one");
 }
