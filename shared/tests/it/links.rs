@@ -142,7 +142,9 @@ fn long_messages_that_may_wait_let_others_through_and_arrive_whole() {
     assert_eq!(seen[0], Seen::Control(b"{}".to_vec()));
     assert_eq!(seen[1], Seen::Data { stream: 1, len: 1000, end: true });
     let place = |wanted: &[u8]| seen.iter().position(|seen| *seen == Seen::Control(wanted.to_vec()));
-    assert!(place(&long) < place(&next) && place(&page) < place(&next), "each whole, and in order");
+    // What may wait can be gone before the long one is queued: that depends on the socket.
+    assert!(place(&long).is_some() && place(&page).is_some(), "each arrives whole");
+    assert!(place(&page) < place(&next), "and in order");
     assert_eq!(gateway.link.later_bytes(), 0);
     close(gateway, agent);
 }
