@@ -212,6 +212,9 @@ impl Upstream {
             self.abandon(stream, Reason::LinkLost);
         } else if ongoing.spread.uses(link) {
             self.fail(&mut inner, Reason::LinkLost, "a link that carried a part of it was lost", context);
+        } else {
+            ongoing.exchange.lost_beside(monotime::micros());
+            self.proceed(&mut inner, context);
         }
     }
 

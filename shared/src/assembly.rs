@@ -72,6 +72,11 @@ impl Assembly {
         Some((piece.bytes, piece.end))
     }
 
+    /// Whether something is missing before what has come.
+    pub fn has_gap(&self) -> bool {
+        !self.early.is_empty()
+    }
+
     /// Bytes that wait for their turn.
     pub fn held(&self) -> usize {
         self.held

@@ -90,6 +90,9 @@ use halves::{Receiving, Sending, Taken};
 const IDLE_AT_GATEWAY: u64 = 300_000_000;
 /// Slightly less at the Agent, so that the answer names the hop that is silent.
 const IDLE_AT_AGENT: u64 = 299_000_000;
+/// After the loss of a Link that may have carried some of it, a piece that is missing must come within this time.
+/// Microseconds.
+const MISSING_TIME: u64 = 30_000_000;
 /// An idle connection to a service is kept for this long, or for what the service says. Microseconds.
 const POOL_TIME: u64 = 30_000_000;
 
@@ -224,6 +227,8 @@ pub struct Exchange {
     half_closed: bool,
     failure: Option<Failure>,
     deadline: u64,
+    /// A Link was lost that may have carried some of what comes.
+    lost_beside: bool,
     sending: Sending,
     receiving: Receiving,
 }
@@ -423,6 +428,7 @@ impl Exchange {
                 {
                     self.deliver(&bytes, end, now, port);
                 }
+                self.mind_the_gap(now);
                 Ok(())
             }
             Frame::End { at, trailers, .. } => {
@@ -430,6 +436,7 @@ impl Exchange {
                 if self.receiving.arrive_end(at, trailers)? {
                     self.received_all(trailers, port);
                 }
+                self.mind_the_gap(now);
                 Ok(())
             }
             Frame::Reset { reason, text, .. } => {
@@ -529,6 +536,24 @@ impl Exchange {
         self.open = false;
     }
 
+    /// A Link of the Session was lost that carried nothing which this side sent. The peer may have sent some of what is
+    /// still to come over it, and may have left since, so that nobody would say that it is lost.
+    pub fn lost_beside(&mut self, now: u64) {
+        self.lost_beside |= self.open && self.receiving.is_spread() && !self.receiving.done;
+        self.mind_the_gap(now);
+    }
+
+    /// Whether a piece is missing that nobody may send any more.
+    fn misses(&self) -> bool {
+        self.lost_beside && self.receiving.has_gap()
+    }
+
+    fn mind_the_gap(&mut self, now: u64) {
+        if self.misses() {
+            self.deadline = self.deadline.min(now + MISSING_TIME);
+        }
+    }
+
     fn ended_by_peer(&mut self, reason: Reason, text: &str) {
         self.failed(reason, text, false);
         self.open = false;
@@ -603,6 +628,10 @@ impl Exchange {
 
     /// Nothing happened until the [deadline](Self::deadline).
     pub fn expired(&mut self, port: &mut impl Port) {
+        if self.misses() {
+            let text = "a link was lost with a part of it";
+            return self.fail(Reason::LinkLost, text, port);
+        }
         let reason = match self.role {
             Role::Agent { .. } if self.status == 0 => Reason::UpstreamTimeout,
             _ => Reason::IdleTimeout,
@@ -669,6 +698,7 @@ impl Exchange {
             Role::Agent { .. } => IDLE_AT_AGENT,
         };
         self.deadline = if self.raw { u64::MAX } else { now + idle };
+        self.mind_the_gap(now);
     }
 
     /// The connection is upgraded: behind the end of the request both directions begin anew, raw (RFC 9110 7.8).

@@ -84,7 +84,8 @@ impl Visitor {
         let inner = &mut *inner;
         let Some(ongoing) = inner.ongoing(stream) else { return };
         if !ongoing.spread.uses(link) {
-            return;
+            ongoing.exchange.lost_beside(monotime::micros());
+            return self.proceed(inner, context);
         }
         if Arc::ptr_eq(ongoing.spread.home(), link) {
             ongoing.exchange.lost(Reason::LinkLost, "");

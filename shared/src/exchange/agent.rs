@@ -55,7 +55,8 @@ impl Exchange {
             half_closed: false,
             failure: None,
             deadline: now + IDLE_AT_AGENT,
-            sending: Sending::new(open.credit),
+            lost_beside: false,
+            sending: Sending::new(open.credit, true),
             receiving,
         })
     }

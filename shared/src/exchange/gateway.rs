@@ -19,7 +19,7 @@ impl Exchange {
         port: &mut impl Port,
     ) -> Exchange {
         port.frame(&Frame::Open(*open), Order::First);
-        let mut sending = Sending::new(credit);
+        let mut sending = Sending::new(credit, false);
         sending.frame(head.framing);
         Exchange {
             role: Role::Gateway { version: head.version, until_close: false, own_answer: false },
@@ -34,6 +34,7 @@ impl Exchange {
             half_closed: false,
             failure: None,
             deadline: now + IDLE_AT_GATEWAY,
+            lost_beside: false,
             sending,
             receiving: Receiving::new(open.credit),
         }

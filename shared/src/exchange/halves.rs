@@ -19,6 +19,8 @@ pub(super) struct Sending {
     known: bool,
     /// It went over several Links, so each piece says where it belongs.
     spread: bool,
+    /// Behind its end this side leaves the Stream, and can say no more that a Link was lost with some of it.
+    last: bool,
     /// Bytes of body, or raw ones, that were sent.
     pub(super) bytes: u64,
     /// Its end was sent, or it has none.
@@ -36,13 +38,14 @@ pub(super) enum Taken {
 }
 
 impl Sending {
-    /// Without a body until [`frame`](Self::frame) says how one is framed.
-    pub(super) fn new(credit: u32) -> Sending {
+    /// Without a body until [`frame`](Self::frame) says how one is framed. `last`: the Stream ends with it.
+    pub(super) fn new(credit: u32, last: bool) -> Sending {
         Sending {
             decoder: Decoder::new(Framing::None),
             credit: SendCredit::new(credit),
             known: false,
             spread: false,
+            last,
             bytes: 0,
             done: false,
         }
@@ -100,17 +103,18 @@ impl Sending {
                 }
                 Ok(Step::End { used: n, trailers }) => {
                     used += n;
-                    match trailers {
-                        Some(trailers) => {
-                            if let Some(piece) = data {
-                                self.put(stream, piece, false, port);
-                            }
-                            self.done = true;
-                            let frame = Frame::End { stream, at: self.position(), trailers: &trailers };
-                            port.frame(&frame, Order::InTurn);
-                        }
-                        None => self.put(stream, data.unwrap_or_default(), true, port),
+                    if trailers.is_none() && !(self.spread && self.last) {
+                        self.put(stream, data.unwrap_or_default(), true, port);
+                        return Taken::UpTo(used);
                     }
+                    if let Some(piece) = data {
+                        self.put(stream, piece, false, port);
+                    }
+                    self.done = true;
+                    // The end goes over the Stream's own Link: if another one is lost, the peer sees what is missing.
+                    let trailers = trailers.unwrap_or_default();
+                    let frame = Frame::End { stream, at: self.position(), trailers: &trailers };
+                    port.frame(&frame, Order::InTurn);
                     return Taken::UpTo(used);
                 }
                 Err(fault) => {
@@ -158,6 +162,8 @@ pub(super) struct Receiving {
     encoder: Encoder,
     window: RecvWindow,
     assembly: Assembly,
+    /// It came over several Links, as likely as not: each piece says where it belongs.
+    spread: bool,
     /// Trailers that came before the last bytes of the body.
     late_trailers: Vec<u8>,
     /// Bytes that the socket has not taken.
@@ -175,6 +181,7 @@ impl Receiving {
             encoder: Encoder::new(Framing::None),
             window: RecvWindow::new(window),
             assembly: Assembly::default(),
+            spread: false,
             late_trailers: Vec::new(),
             unconsumed: 0,
             bytes: 0,
@@ -193,6 +200,16 @@ impl Receiving {
         self.window.size()
     }
 
+    /// Whether a Link other than its own may have carried some of it.
+    pub(super) fn is_spread(&self) -> bool {
+        self.spread
+    }
+
+    /// Whether something is missing before what has come.
+    pub(super) fn has_gap(&self) -> bool {
+        self.assembly.has_gap()
+    }
+
     /// Bytes that wait for their turn.
     pub(super) fn early(&self) -> usize {
         self.assembly.held()
@@ -206,6 +223,7 @@ impl Receiving {
         bytes: &[u8],
         end: bool,
     ) -> Result<bool, String> {
+        self.spread |= at.is_some();
         self.window.arrived(bytes.len()).map_err(|over| {
             format!("{} bytes on stream {stream} where {} were allowed", over.sent, over.allowed)
         })?;
@@ -214,6 +232,7 @@ impl Receiving {
 
     /// Takes note of End. False: its trailers are kept until its turn comes.
     pub(super) fn arrive_end(&mut self, at: Option<u64>, trailers: &[u8]) -> Result<bool, String> {
+        self.spread |= at.is_some();
         let turn = self.assembly.arrive(at, b"", true)?;
         if turn == Turn::Later {
             self.late_trailers = trailers.to_vec();

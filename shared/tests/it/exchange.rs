@@ -238,3 +238,32 @@ fn an_agent_that_stops_ends_what_never_ends_behind_what_it_has_sent() {
     exchange.part(0, &mut did);
     assert_eq!(did.1, [""; 0], "once");
 }
+
+#[test]
+fn a_piece_that_went_down_with_another_link_is_not_waited_for() {
+    const WAIT: u64 = 30_000_000;
+    let (mut exchange, mut did) = served("");
+    exchange.frame(&data(b"abc", Some(0), false), 0, &mut did).unwrap();
+    let idle = exchange.deadline();
+    exchange.lost_beside(5);
+    assert_eq!(exchange.deadline(), idle, "nothing is known to be missing");
+    exchange.frame(&data(b"gh", Some(6), false), 7, &mut did).unwrap();
+    assert_eq!(exchange.deadline(), 7 + WAIT);
+    exchange.frame(&data(b"def", Some(3), false), 9, &mut did).unwrap();
+    assert_eq!(exchange.deadline(), 9 + idle, "it came after all");
+    exchange.frame(&Frame::End { stream: 1, at: Some(9), trailers: b"" }, 11, &mut did).unwrap();
+    assert_eq!(exchange.deadline(), 11 + WAIT, "the ninth byte is missing");
+    exchange.expired(&mut did);
+    assert_eq!(exchange.failure().map(|failure| failure.reason), Some(Reason::LinkLost));
+}
+
+#[test]
+fn the_end_of_what_is_spread_goes_over_its_own_link() {
+    let (mut exchange, mut did) = served("Content-Length: 0\r\n");
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
+    assert_eq!(exchange.input(answer, 0, &mut did), answer.len());
+    exchange.spread();
+    exchange.input(b"hi", 0, &mut did);
+    let end = "End { stream: 1, at: Some(2), trailers: [] }";
+    assert_eq!(did.1.last().map(String::as_str), Some(end), "{:?}", did.1);
+}
