@@ -156,7 +156,9 @@ fn a_change_by_somebody_else_between_reading_and_writing_is_kept() {
     assert_eq!(caddy.hosts(SERVER), ["a.test ours", "foreign.test", "gateway.test"]);
     // Older Caddys refuse a field at first, which is one write more.
     let expected = if caddy::keeps_streams() { 2 } else { 3 };
-    assert_eq!(between.writes().len(), expected, "{:?}", between.writes());
+    // Caddy's endpoint begins anew with each change, so the first write may be lost with its connection.
+    let writes = between.writes();
+    assert!((expected..=expected + 1).contains(&writes.len()), "{writes:?}");
 }
 
 #[test]
