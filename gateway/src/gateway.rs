@@ -99,10 +99,12 @@ impl Core {
     /// What to do with a request. After a restart the names of Agents that are still dialling are known from before;
     /// whoever dials must get through on such a name as well, for it may be ours, under a wildcard.
     pub(crate) fn choose(&self, head: &RequestHead<'_>) -> Choice {
-        match self.tunnels.choose(head.host.name()) {
-            Choice::Unknown if !admission::asks_for_link(head) && self.awaits(head.host.name()) => {
-                self.tunnels.choose_awaited()
-            }
+        let host = head.host.name();
+        match self.tunnels.choose(host) {
+            Choice::Unknown if admission::asks_for_link(head) => Choice::Unknown,
+            Choice::Unknown if self.awaits(host) => self.tunnels.choose_awaited(),
+            // Nobody is awaited, perhaps because the table came between the two looks.
+            Choice::Unknown => self.tunnels.choose(host),
             choice => choice,
         }
     }

@@ -76,13 +76,14 @@ impl Tunnels {
         }
         let count = table.len();
         state.table = table;
-        state.told = true;
         state.hash.clone_from(&config.hash);
         let ack = ConfigAck { request: config.request, hash: config.hash.clone(), routes: reports };
         *applied = Some(ack.clone());
         drop(applied);
         drop(state);
         self.rebuild();
+        // Not before its names are found: whoever is told that nobody is awaited looks for them once more.
+        lock(&session.tunnel.state).told = true;
         let first = !session.configured.swap(true, Relaxed);
         log::info!("{}: {count} mappings{}", session.label(), if first { ", serving" } else { "" });
         Ok(ack)
