@@ -280,6 +280,21 @@ impl End {
     fn uses(&self, lane: usize) -> bool {
         self.home == lane || self.used.contains(&lane)
     }
+
+    /// A Link is lost; what is done about it, if it carried some of this.
+    fn loses(&mut self, lane: usize) -> Option<Did> {
+        if !self.uses(lane) {
+            self.exchange.lost_beside(0);
+            return None;
+        }
+        let (mut did, mut nothing) = (Did::default(), Vec::new());
+        if self.home == lane {
+            self.exchange.lost(Reason::LinkLost, "");
+        } else {
+            self.exchange.fail(Reason::LinkLost, "", &mut Desk(&mut nothing, &mut did));
+        }
+        Some(did)
+    }
 }
 
 /// A visitor, and the Gateway's side of his connection.
@@ -602,13 +617,7 @@ impl World {
                 continue;
             };
             self.disturbed[end.k] = true;
-            if end.uses(lane) {
-                let (mut did, mut nothing) = (Did::default(), Vec::new());
-                if end.home == lane {
-                    end.exchange.lost(Reason::LinkLost, "");
-                } else {
-                    end.exchange.fail(Reason::LinkLost, "", &mut Desk(&mut nothing, &mut did));
-                }
+            if let Some(mut did) = end.loses(lane) {
                 queue(&mut self.lanes, Side::Agent, end.home, end.home, &mut did);
                 self.gateway_proceeds(v);
             }
@@ -618,13 +627,7 @@ impl World {
                 continue;
             };
             self.disturbed[end.k] = true;
-            if end.uses(lane) {
-                let (mut did, mut nothing) = (Did::default(), Vec::new());
-                if end.home == lane {
-                    end.exchange.lost(Reason::LinkLost, "");
-                } else {
-                    end.exchange.fail(Reason::LinkLost, "", &mut Desk(&mut nothing, &mut did));
-                }
+            if let Some(mut did) = end.loses(lane) {
                 queue(&mut self.lanes, Side::Gateway, end.home, end.home, &mut did);
                 self.agent_proceeds(c);
             }
