@@ -62,23 +62,10 @@ impl Uplink {
     }
 }
 
-/// The Stream that a Frame concerns.
-fn stream_of(frame: &Frame<'_>) -> u32 {
-    match frame {
-        Frame::Control { .. } | Frame::Beat { .. } | Frame::BeatAck { .. } => 0,
-        Frame::Open(open) => open.stream,
-        Frame::Head { stream, .. }
-        | Frame::Data { stream, .. }
-        | Frame::End { stream, .. }
-        | Frame::Reset { stream, .. }
-        | Frame::Credit { stream, .. } => *stream,
-    }
-}
-
 impl Receiver for Uplink {
     fn stream_frame(&mut self, _link: &Arc<Link>, frame: Frame<'_>) -> Result<(), String> {
         let Some(session) = &self.session else { return Err("a frame before the greeting".into()) };
-        let stream = stream_of(&frame);
+        let stream = frame.stream();
         let visitor = match session.streams.get(stream) {
             Lookup::Open(visitor) => visitor,
             Lookup::Ended => return Ok(()),

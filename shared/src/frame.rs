@@ -273,6 +273,19 @@ fn position<'b>(
 }
 
 impl<'b> Frame<'b> {
+    /// The Stream that it concerns; 0 for what concerns the Link.
+    pub fn stream(&self) -> u32 {
+        match self {
+            Frame::Control { .. } | Frame::Beat { .. } | Frame::BeatAck { .. } => 0,
+            Frame::Open(open) => open.stream,
+            Frame::Head { stream, .. }
+            | Frame::Data { stream, .. }
+            | Frame::End { stream, .. }
+            | Frame::Reset { stream, .. }
+            | Frame::Credit { stream, .. } => *stream,
+        }
+    }
+
     /// Reads one Frame meant for `reader`. `Ok(None)` is a type from 0x80 up that this version may ignore.
     pub fn decode(bytes: &'b [u8], reader: Side) -> Result<Option<Frame<'b>>, FrameFault> {
         let Some((head, payload)) = bytes.split_at_checked(HEADER) else {

@@ -876,7 +876,7 @@ impl World {
     }
 
     fn gateway_receives(&mut self, frame: &Frame<'_>) {
-        let stream = stream_of(frame);
+        let stream = frame.stream();
         let open = |end: &End| end.exchange.number() == stream && end.exchange.is_open();
         let Some(v) = self.visitors.iter().position(|visitor| visitor.end.as_ref().is_some_and(open)) else {
             return;
@@ -893,7 +893,7 @@ impl World {
     }
 
     fn agent_receives(&mut self, frame: &Frame<'_>, lane: usize) {
-        let stream = stream_of(frame);
+        let stream = frame.stream();
         if let Frame::Open(open) = frame {
             return self.agent_opens(open, lane);
         }
@@ -1350,18 +1350,6 @@ impl World {
     /// What he sent behind an upgrade that was not made is read as a request.
     fn after_switch(&self, k: usize) -> bool {
         self.asks[k].upgrade
-    }
-}
-
-fn stream_of(frame: &Frame<'_>) -> u32 {
-    match frame {
-        Frame::Open(open) => open.stream,
-        Frame::Head { stream, .. }
-        | Frame::Data { stream, .. }
-        | Frame::End { stream, .. }
-        | Frame::Reset { stream, .. }
-        | Frame::Credit { stream, .. } => *stream,
-        Frame::Control { .. } | Frame::Beat { .. } | Frame::BeatAck { .. } => 0,
     }
 }
 
